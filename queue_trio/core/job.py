@@ -1,0 +1,251 @@
+"""What a job is: its id, its immutable record, its states, and what can become of it.
+
+Knows nothing of Redis, of tasks as Python functions, or of time: ids are made from a `now_ms` and an `rng` that the
+caller passes in. Arguments stay encoded here (`msgspec.Raw`): only the task's own signature can say what they mean.
+
+                     enqueue(delay)               due
+        (nowhere) ──────────────────► SCHEDULED ───────► READY ◄─────────┐ release, reclaim
+            │                             ▲                │             │
+            └──────── enqueue ────────────┼──────────────► │ claim       │
+                                          │ retry          ▼             │
+                                          └───────────── LEASED ─────────┘
+                                                           │   │
+                                  complete                 │   │ bury (budget used up, poison, undecodable)
+              COMPLETED ◄──────────────────────────────────┘   └────────────► DEAD ──► PURGED | READY (replay)
+
+SCHEDULED, READY, LEASED and DEAD are places in Redis, and a job is in exactly one of them (promise S). COMPLETED,
+CANCELLED and PURGED are ends: the job is gone and only a counter remembers it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from queue_trio.core.dequeue import Priority
+from queue_trio.errors import InternalError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+RECORD_VERSION: Final = 1
+MAX_ID_LENGTH: Final = 200
+
+_ID = re.compile(r"[!-~]{1,200}")
+_QUEUE = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    LEASED = "leased"
+    DEAD = "dead"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    PURGED = "purged"
+
+
+class Event(StrEnum):
+    """What moves a job from one state to the next."""
+
+    DUE = "due"
+    CLAIM = "claim"
+    COMPLETE = "complete"
+    RETRY = "retry"
+    RELEASE = "release"
+    RELEASE_LATER = "release later"
+    RECLAIM = "reclaim"
+    BURY = "bury"
+    REPLAY = "replay"
+    PURGE = "purge"
+    CANCEL = "cancel"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (State.SCHEDULED, Event.DUE): State.READY,
+    (State.READY, Event.CLAIM): State.LEASED,
+    (State.LEASED, Event.COMPLETE): State.COMPLETED,
+    (State.LEASED, Event.RETRY): State.SCHEDULED,
+    (State.LEASED, Event.RELEASE): State.READY,
+    (State.LEASED, Event.RELEASE_LATER): State.SCHEDULED,
+    (State.LEASED, Event.RECLAIM): State.READY,
+    (State.LEASED, Event.BURY): State.DEAD,
+    (State.DEAD, Event.REPLAY): State.READY,
+    (State.DEAD, Event.PURGE): State.PURGED,
+    (State.SCHEDULED, Event.CANCEL): State.CANCELLED,
+    (State.READY, Event.CANCEL): State.CANCELLED,
+}
+
+
+def advance(state: State, event: Event) -> State:
+    """The state after `event`. Raises InternalError for a transition the picture above does not have."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise InternalError(f"a {state} job cannot {event}") from None
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One partition of one queue: the unit that is atomic in Redis. Its keys share one hash tag."""
+
+    queue: str = "default"
+    partition: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.queue}.{self.partition}"
+
+
+def check_queue(name: str) -> str:
+    """Return `name` if it can be a queue's name. Raises UsageError."""
+    if not _QUEUE.fullmatch(name):
+        raise UsageError(f"queue {name!r}: use 1 to 64 letters, digits, '_' or '-'")
+    return name
+
+
+def check_id(job_id: str) -> str:
+    """Return `job_id` if it can be a job's id. Raises UsageError."""
+    if not _ID.fullmatch(job_id):
+        raise UsageError(f"job id {job_id!r}: use 1 to {MAX_ID_LENGTH} printable ASCII characters, no spaces")
+    return job_id
+
+
+def new_id(now_ms: int, rng: Random) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and 74 random bits; sorts by time."""
+    bits = rng.getrandbits(74)
+    value = (now_ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (bits >> 62) << 64 | 0b10 << 62 | (bits & (1 << 62) - 1)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A job's immutable part, stored as JSON. What is not set here, the worker's own declaration of the task decides.
+
+    `enqueued_ms` is the client's wall clock, in milliseconds since the epoch, and serves measurements only.
+    """
+
+    v: int
+    task: str
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    priority: Priority = Priority.NORMAL
+    enqueued_ms: int = 0
+    timeout_ms: int | None = None
+    max_retries: int | None = None
+    keep_result_ms: int | None = None
+    traceparent: str | None = None
+    headers: dict[str, str] | None = None
+
+
+class UndecodableRecord(ValueError):
+    """The stored bytes are not a record of a version this code knows."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as UTF-8 JSON."""
+    return _encode(record)
+
+
+def decode_record(raw: bytes | None) -> Record:
+    """The record in `raw`. Raises UndecodableRecord, with the reason in one line."""
+    if raw is None:
+        raise UndecodableRecord("the record is missing")
+    try:
+        record = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UndecodableRecord(f"not a job record: {error}") from None
+    if record.v != RECORD_VERSION:
+        raise UndecodableRecord(f"record version {record.v}; this worker knows version {RECORD_VERSION}")
+    return record
+
+
+class NewJob(msgspec.Struct, frozen=True, gc=False):
+    """A job on its way in. `unique_ms`: how long the id stays taken, counted from now, even after the job has ended."""
+
+    id: str
+    record: bytes
+    priority: Priority = Priority.NORMAL
+    delay_ms: int = 0
+    unique_ms: int = 0
+
+
+class Enqueued(StrEnum):
+    """What enqueue did with one job."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+    """The queue is at its `max_length`."""
+
+
+class ClaimedJob(msgspec.Struct, frozen=True, gc=False):
+    """A job leased to us. `tries`: failures so far. `crashes`: leases lost so far. `token`: proof of this lease."""
+
+    id: str
+    token: str
+    raw: bytes | None
+    tries: int = 0
+    crashes: int = 0
+
+    @property
+    def fence(self) -> int:
+        """The token's number: grows with every claim of the lane, so a store of the user's own can compare it."""
+        return int(self.token.rpartition(":")[2])
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """A claim's answer: the jobs, and why there are no more.
+
+    `next_due_ms`: milliseconds until the earliest scheduled job is due, None if there is none or more is ready.
+    """
+
+    jobs: list[ClaimedJob]
+    next_due_ms: int | None = None
+    paused: bool = False
+
+
+class Verdict(StrEnum):
+    """How a lease ends when its holder says so."""
+
+    DONE = "done"
+    RETRY = "retry"
+    DEAD = "dead"
+    RELEASE = "release"
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What became of one leased job.
+
+    `delay_ms`: before a retry or a release becomes ready; a release without delay goes to the front of its queue.
+    `detail`: the encoded Failure of a retry or a death, or the result of a job that keeps it for `keep_ms`.
+    """
+
+    id: str
+    token: str
+    verdict: Verdict = Verdict.DONE
+    delay_ms: int = 0
+    detail: bytes = b""
+    keep_ms: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of a job's error history."""
+
+    type: str
+    message: str
+    attempt: int = 0
+    worker: str = ""
+    traceback: str = ""
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """The failure as one line of JSON."""
+    return _encode(failure)

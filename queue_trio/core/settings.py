@@ -1,0 +1,176 @@
+"""Every setting, its default and its bounds. Durations are seconds, sizes are bytes. Reading files is elsewhere.
+
+Unknown keys are errors: a setting that is spelled wrong must not be ignored. `load_settings` in `queue_trio.config`
+fills these from YAML and the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from queue_trio.core.dequeue import DEFAULT_WEIGHTS, LaneOrder, Priority
+from queue_trio.core.job import check_queue
+from queue_trio.errors import UsageError
+
+Seconds = Annotated[float, Field(gt=0, le=86400 * 366, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _as_value_error(text: str) -> str:
+    try:
+        for entry in text.split(","):
+            check_queue(entry.partition(":")[0].strip())
+        LaneOrder.parse(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+class RedisSettings(_Section):
+    """How to reach Redis, and how patient to be with it."""
+
+    url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """redis://, rediss:// (TLS) or unix:// address, with user, password and database if needed."""
+    prefix: str = "qt"
+    """What every key begins with; tells several installations on one Redis apart."""
+    tls_ca_file: str | None = None
+    """Certificate authority to trust instead of the system's, for rediss://."""
+    tls_cert_file: str | None = None
+    """Client certificate, for rediss:// with mutual TLS."""
+    tls_key_file: str | None = None
+    """Key of the client certificate."""
+    tls_verify: bool = True
+    """Whether to check the server's certificate."""
+    connect_timeout: Seconds = 2.0
+    """For name resolution, connect and TLS together."""
+    read_timeout: Seconds = 3.0
+    """For one command and its reply."""
+    backoff_base: Seconds = 0.05
+    """First wait after a failure; doubles with each further one, drawn with full jitter."""
+    backoff_cap: Seconds = 1.0
+    """Longest wait between two tries."""
+    breaker_window: Seconds = 10.0
+    """Failures are counted over so long."""
+    breaker_min_samples: Whole = 5
+    """The breaker does not judge by fewer calls than this."""
+    breaker_failure_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The breaker opens when this share of calls failed."""
+    breaker_open_wait: Seconds = 0.5
+    """How long an open breaker refuses before it lets a probe through; up to half as much again is added at random."""
+    max_connections: Whole = 16
+    """Connections of one client or worker, at most."""
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_\-.:]{1,64}", value):
+            raise ValueError("use 1 to 64 letters, digits, '_', '-', '.' or ':'")
+        return value
+
+
+class WorkerSettings(_Section):
+    """How a worker runs jobs."""
+
+    queues: Annotated[str, AfterValidator(_as_value_error)] = "default"
+    """Queues to serve: "emails,default" in that order, or by weight "emails:3,default:1"."""
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
+    """Jobs that run at once."""
+    threads: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Jobs of `run_in="thread"` that run at once."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 2
+    """Jobs of `run_in="process"` that run at once."""
+    lease: Annotated[float, Field(ge=0.3, le=86400)] = 30.0
+    """A worker that is not heard of for so long loses its jobs to others."""
+    sweep_interval: Seconds = 2.0
+    """How often to look for due jobs and expired leases, give or take a quarter."""
+    poll_interval: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    """An idle worker looks for jobs this often even if nothing wakes it."""
+    shutdown_grace: Annotated[float, Field(ge=0, le=86400)] = 25.0
+    """On SIGTERM, how long running jobs may take to finish before they are cancelled and given back."""
+    timeout: Seconds = 300.0
+    """How long a job may run, unless its task says otherwise."""
+    max_retries: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often a failed job is run again, unless its task says otherwise."""
+    retry_base: Seconds = 1.0
+    """Longest wait before the first retry; doubles with each further one, drawn with full jitter."""
+    retry_cap: Seconds = 600.0
+    """Longest wait before a retry."""
+    max_crashes: Annotated[int, Field(ge=0, le=1000)] = 3
+    """A job whose worker was lost more often than this is poison and goes to the dead letters."""
+    unknown_task_delay: Seconds = 10.0
+    """A job whose task this worker does not know is given back for so long, so that a newer worker can have it."""
+    stall_limit: Seconds = 1.0
+    """A handler that blocks the event loop for longer is reported by name."""
+    dequeue_strategy: Literal["strict", "weighted", "looped"] = "strict"
+    """How priorities are served; see docs/priority.md."""
+    weights: dict[Priority, Whole] = dict(DEFAULT_WEIGHTS)
+    """For `weighted`: how many claims in a row of their sum each priority leads."""
+    looped_wait: Annotated[float, Field(ge=0.01, le=60)] = 0.1
+    """For `looped`: how long each priority's blocking move waits."""
+
+    @property
+    def lease_ms(self) -> int:
+        return round(self.lease * 1000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sweep_interval > self.lease / 2:
+            raise ValueError(
+                f"sweep_interval ({self.sweep_interval:g} s) must be at most half of lease ({self.lease:g} s), "
+                "or every sweep would look like the end of an outage"
+            )
+        if set(self.weights) != set(Priority):
+            raise ValueError(f"weights must name every priority: {', '.join(Priority)}")
+        return self
+
+
+class ClientSettings(_Section):
+    """How enqueueing behaves."""
+
+    timeout: Seconds = 30.0
+    """How long an enqueue keeps trying through an outage before it raises."""
+    max_payload: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
+    """Largest encoded record."""
+    max_length: Annotated[int, Field(ge=0)] = 0
+    """Most jobs waiting in a queue before enqueue is refused; 0 for no limit."""
+
+
+class ProducerSettings(_Section):
+    """What the folder producer picks up."""
+
+    include: tuple[str, ...] = ("**/*",)
+    """Globs, relative to the folder, of files to take."""
+    exclude: tuple[str, ...] = ("**/__pycache__/**", "**/.git/**", "**/site-packages/**")
+    """Globs of files to leave out; they win over include."""
+    priorities: dict[str, Priority] = {}
+    """Priority by file extension, such as {".py": "high"}; everything else is normal."""
+    remember: Seconds = 30 * 86400.0
+    """An unchanged file is not enqueued again within so long."""
+    batch: Annotated[int, Field(ge=1, le=500)] = 200
+    """Files per enqueue call."""
+
+
+class LogSettings(_Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON elsewhere."""
+
+
+class Settings(_Section):
+    """Everything."""
+
+    redis: RedisSettings = RedisSettings()
+    worker: WorkerSettings = WorkerSettings()
+    client: ClientSettings = ClientSettings()
+    producer: ProducerSettings = ProducerSettings()
+    log: LogSettings = LogSettings()

@@ -1,0 +1,144 @@
+"""The audit: does every id have exactly one place, and does the conservation law hold? From the keys alone.
+
+A lane may hold millions of jobs and be in full use, so nothing here reads it in one step. Ids are read in chunks;
+whoever seems to be nowhere, or in two places, may only have moved in between. Those few suspects are then looked up
+in an atomic step, and only what is wrong at that instant is a violation. The counts are always read in one atomic
+step, so the law is exact under load.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from queue_trio.core.store import AuditReport, Violation
+from queue_trio.redis import scripts
+from queue_trio.redis.client import Call
+from queue_trio.redis.keys import READY_KEYS, LaneKeys
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from queue_trio.core.job import Lane
+    from queue_trio.redis.client import Client
+    from queue_trio.redis.store import RedisStore
+
+CHUNK = 1000
+"""Ids per read."""
+
+SUSPECTS = 20
+"""Ids per atomic look-up, which searches whole lists for each."""
+
+_DEFAULT_RANK = 2
+
+
+async def audit(store: RedisStore, lane: Lane, keys: LaneKeys, *, repair: bool) -> AuditReport:
+    """See `Store.audit`."""
+    inboxes = await store.inboxes(lane)
+    records: set[str] = set()
+    places: Counter[str] = Counter()
+    async for ids in _members(store.client, "HSCAN", keys["job"]):
+        records.update(ids)
+    for name in ("lease", "dead", "scheduled"):
+        async for ids in _members(store.client, "ZSCAN", keys[name]):
+            places.update(member[2:] if name == "scheduled" else member for member in ids)
+    for name in [*(keys[ready] for ready in READY_KEYS), *inboxes]:
+        async for items in _list_items(store.client, name):
+            places.update(items)
+    owners: set[str] = set()
+    async for ids in _members(store.client, "HSCAN", keys["owner"]):
+        owners.update(ids)
+
+    suspects = {job_id for job_id, count in places.items() if count != 1} | (records ^ places.keys())
+    suspects |= owners - records
+    violations: list[Violation] = []
+    ordered = sorted(suspects)
+    for at in range(0, len(ordered), SUSPECTS):
+        located = await _locate(store.client, keys, inboxes, ordered[at : at + SUSPECTS])
+        for job_id, where in located.items():
+            problem = _problem(where)
+            if problem:
+                repaired = await _repair(store.client, keys, job_id, where) if repair else ""
+                violations.append(Violation(job_id, problem, repaired))
+    if repair:
+        script = scripts.load("balance")
+        await store.client.run(Call(script, (*script.keys(keys), *inboxes), ()))
+    checked = len(records | places.keys())
+    return AuditReport(stats=await store.stats(lane), checked=checked, violations=tuple(violations))
+
+
+def _places(where: str) -> str:
+    """The letters of `where` (see lua/locate.lua) that are places: not the record, not the owner."""
+    return where.replace("j", "").replace("o", "")
+
+
+def _problem(where: str) -> str:
+    """What is wrong with an id in those places, or nothing."""
+    places = _places(where)
+    if not where:
+        return ""  # it has ended meanwhile
+    if "j" not in where:
+        return f"has no record, but is {_words(places or where)}"
+    if not places:
+        return "has a record, but is nowhere"
+    if len(places) > 1:
+        return f"is in {len(places)} places at once: {_words(places)}"
+    if ("l" in where) != ("o" in where):
+        return "is leased without an owner" if "l" in where else f"has an owner, but is {_words(places)}"
+    return ""
+
+
+def _words(places: str) -> str:
+    names = {"l": "leased", "o": "owned", "d": "dead", "i": "in an inbox"}
+    return ", ".join(
+        names.get(place) or ("scheduled" if place.isdigit() else "ready") for place in places
+    )
+
+
+async def _repair(client: Client, keys: LaneKeys, job_id: str, where: str) -> str:
+    """Leave the id in one place. A lease that has an owner wins, then dead, then scheduled, then ready."""
+    places = _places(where)
+    rank = next((int(place) for place in places if place.isdigit()), None)
+    if rank is None:
+        rank = next(("ABCD".index(place) for place in places if place in "ABCD"), _DEFAULT_RANK)
+    if "j" not in where:
+        keep = "nowhere"
+    elif "l" in where and "o" in where:
+        keep = "leased"
+    elif "d" in where:
+        keep = "dead"
+    elif any(place.isdigit() for place in places):
+        keep = "scheduled"
+    else:
+        keep = "ready"
+    if "i" in where:
+        return "left alone: its worker will take it out of the inbox"
+    script = scripts.load("repair")
+    done = await client.run(Call(script, script.keys(keys), (job_id, where, keep, rank)))
+    return f"now {keep}" if done else "left alone: it has moved meanwhile"
+
+
+async def _locate(client: Client, keys: LaneKeys, inboxes: list[str], ids: list[str]) -> dict[str, str]:
+    script = scripts.load("locate")
+    replies = await client.run(Call(script, (*script.keys(keys), *inboxes), ids))
+    return dict(zip(ids, map(bytes.decode, replies), strict=True))
+
+
+async def _members(client: Client, command: Literal["HSCAN", "ZSCAN"], key: str) -> AsyncIterator[set[str]]:
+    """Fields of a hash or members of a sorted set. A scan may name one twice, but never twice in one chunk's set."""
+    cursor = "0"
+    while True:
+        cursor, pairs = await client.ask(command, key, cursor, "COUNT", CHUNK)
+        yield {name.decode() for name in pairs[::2]}
+        if int(cursor) == 0:
+            return
+
+
+async def _list_items(client: Client, key: str) -> AsyncIterator[list[str]]:
+    at = 0
+    while True:
+        items = await client.ask("LRANGE", key, at, at + CHUNK - 1)
+        yield [item.decode() for item in items]
+        if len(items) < CHUNK:
+            return
+        at += CHUNK

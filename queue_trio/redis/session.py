@@ -1,0 +1,46 @@
+"""Calls that happen once: a sequence number for each, one call at a time, the same number when it is sent again.
+
+The server keeps a session's last number and reply (see `lua/lib/session.lua`), so a call whose reply was lost is
+answered, not repeated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from queue_trio.errors import InternalError, ServerError
+from queue_trio.redis.client import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from queue_trio.redis.client import Client
+    from queue_trio.redis.scripts import Script
+
+class Session:
+    """One stream of calls. Not for two tasks at once: each stream has one owner."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._seq = 0
+        self.unanswered: Call | None = None
+        """The call that was cancelled on its way, if any. Whether it happened is not known here."""
+
+    async def call(self, script: Script, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
+        """Run `script` once; its first argument is the sequence number. Gives up an unanswered call before it."""
+        self._seq += 1
+        self.unanswered = Call(script, keys, (self._seq, *args))
+        return await self.again()
+
+    async def again(self) -> Any:
+        """Ask for the unanswered call's reply. If it never happened, it happens now."""
+        if self.unanswered is None:
+            raise InternalError("no call is unanswered")
+        try:
+            reply = await self._client.run(self.unanswered)
+        except ServerError:
+            # An answer too, and one that says nothing has changed.
+            self.unanswered = None
+            raise
+        self.unanswered = None
+        return reply

@@ -1,0 +1,334 @@
+"""The Store on Redis: one method per transition, each one script call, plus the reads that operators need.
+
+Turns values into script arguments and replies into values, and nothing else: retrying is `client`'s, happening once
+is `session`'s, the keys are `keys`'s. Claim and settle have a session each per lane, because a session is one stream
+of calls; both are meant for one task at a time (the fetcher, the settler).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from queue_trio.core.dequeue import PRIORITIES
+from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Failure, Lane, State, Verdict, encode_failure
+from queue_trio.core.store import MAX_BATCH, LaneStats, PeekedJob, Swept
+from queue_trio.errors import Indeterminate, InternalError, NotSent, ServerNotReady
+from queue_trio.redis import audit, scripts
+from queue_trio.redis.client import Call
+from queue_trio.redis.enqueuer import Enqueuer
+from queue_trio.redis.keys import DEFAULT_PREFIX, READY_KEYS, LaneKeys, lanes_key
+from queue_trio.redis.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from queue_trio.core.dequeue import Priority
+    from queue_trio.core.job import NewJob, Outcome
+    from queue_trio.core.store import AuditReport
+    from queue_trio.redis.client import Client
+
+PROMOTE_LIMIT = 200
+"""Due jobs that one claim or sweep moves at most."""
+
+WORKER_SILENT_LEASES = 3
+"""A worker not heard of for so many leases is taken out of the registry (see lua/sweep.lua)."""
+
+POISON = encode_failure(Failure(type="Poison", message="its worker was lost too often while running it"))
+
+
+@lru_cache(maxsize=64)
+def _ranks(order: tuple[Priority, ...]) -> str:
+    return "".join(str(priority.rank) for priority in order)
+
+
+class _LaneCalls:
+    """Everything about one lane that is made once: key tuples and sessions."""
+
+    def __init__(self, client: Client, keys: LaneKeys, incarnation: str) -> None:
+        def session_keys(stream: str) -> dict[str, str]:
+            return {"session": keys.session(f"{incarnation}:{stream}")}
+
+        self.keys = keys
+        self.enqueue = scripts.load("enqueue")
+        self.claim = scripts.load("claim")
+        self.claim_keys = self.claim.keys(keys, session_keys("claim"))
+        self.claim_session = Session(client)
+        self.adopt = scripts.load("adopt")
+        self.settle = scripts.load("settle")
+        self.settle_keys = self.settle.keys(keys, session_keys("settle"))
+        self.settle_session = Session(client)
+        self.renew = scripts.load("renew")
+        self.renew_keys = self.renew.keys(keys)
+        self.sweep = scripts.load("sweep")
+        self.sweep_keys = self.sweep.keys(keys)
+        self.enqueuers: dict[int, Enqueuer] = {}
+        self.announced = False
+
+
+class RedisStore:
+    """See `core.store.Store`. `incarnation` names this store's sessions; unique per store object."""
+
+    def __init__(self, client: Client, *, prefix: str = DEFAULT_PREFIX, incarnation: str | None = None) -> None:
+        self.client = client
+        self._prefix = prefix
+        self._incarnation = incarnation or secrets.token_hex(8)
+        self._lanes: dict[Lane, _LaneCalls] = {}
+
+    def _calls(self, lane: Lane) -> _LaneCalls:
+        try:
+            return self._lanes[lane]
+        except KeyError:
+            calls = _LaneCalls(self.client, LaneKeys(lane, self._prefix), self._incarnation)
+            return self._lanes.setdefault(lane, calls)
+
+    async def _announce(self, lane: Lane, calls: _LaneCalls) -> None:
+        # Outside the scripts, because the set of lanes lies in another hash slot. Adding twice is adding once.
+        if not calls.announced:
+            await self.client.ask("SADD", lanes_key(self._prefix), str(lane))
+            calls.announced = True
+
+    # --- transitions -----------------------------------------------------------------------------------------------
+
+    async def enqueue(
+        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
+    ) -> list[Enqueued]:
+        calls = self._calls(lane)
+        deadline = trio.current_time() + timeout_s
+        enqueuer = calls.enqueuers.get(max_length)
+        if enqueuer is None:
+            stream = f"{self._incarnation}:enqueue:{max_length}"
+            keys = calls.enqueue.keys(calls.keys, {"session": calls.keys.session(stream)})
+            enqueuer = calls.enqueuers[max_length] = Enqueuer(Session(self.client), calls.enqueue, keys, max_length)
+        answers: list[Enqueued] = []
+        for at in range(0, len(jobs), MAX_BATCH):
+            answers += await enqueuer.enqueue(jobs[at : at + MAX_BATCH], deadline - trio.current_time())
+        if not calls.announced:
+            with trio.move_on_after(max(0.0, deadline - trio.current_time())):
+                await self._announce(lane, calls)
+        return answers
+
+    async def claim(
+        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+    ) -> Claim:
+        calls = self._calls(lane)
+        session = calls.claim_session
+        if session.unanswered is not None:
+            # A claim was cancelled on its way and may hold jobs that nobody knows of: ask for those first.
+            return _claim(await session.again())
+        args = (worker, min(want, MAX_BATCH), lease_ms, PROMOTE_LIMIT, _ranks(tuple(order)))
+        return _claim(await session.call(calls.claim, calls.claim_keys, args))
+
+    async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
+        wakes = [self._calls(lane).keys["wake"] for lane in lanes]
+        # Redis counts in milliseconds here and takes 0 for forever.
+        timeout_s = max(timeout_s, 0.001)
+        try:
+            await self.client.command("BLPOP", *wakes, f"{timeout_s:.3f}", wait_s=timeout_s)
+        except (NotSent, Indeterminate, ServerNotReady):
+            # A lost token costs latency and never a job. The claim that follows waits for the server.
+            await trio.lowlevel.checkpoint()
+
+    async def pull(self, lane: Lane, *, worker: str, priority: Priority, timeout_s: float) -> bool:
+        keys = self._calls(lane).keys
+        source, inbox = keys[READY_KEYS[priority.rank]], keys.inboxes(worker)[priority.rank]
+        timeout_s = max(timeout_s, 0.001)
+        try:
+            moved = await self.client.command(
+                "BLMOVE", source, inbox, "LEFT", "RIGHT", f"{timeout_s:.3f}", wait_s=timeout_s
+            )
+        except (NotSent, Indeterminate, ServerNotReady):
+            # If the move happened, the job is in the inbox, and adopt takes everything that is there.
+            return True
+        return moved is not None
+
+    async def adopt(self, lane: Lane, *, worker: str, want: int, lease_ms: int) -> Claim:
+        calls = self._calls(lane)
+        session = calls.claim_session
+        if session.unanswered is not None:
+            return _claim(await session.again())
+        own = dict(zip((f"inbox:{rank}" for rank in range(4)), calls.keys.inboxes(worker), strict=True))
+        own["session"] = calls.claim_keys[0]
+        keys = calls.adopt.keys(calls.keys, own)
+        return _claim(await session.call(calls.adopt, keys, (worker, min(want, MAX_BATCH), lease_ms)))
+
+    async def settle(self, lane: Lane, outcomes: Sequence[Outcome]) -> list[bool]:
+        calls = self._calls(lane)
+        plain: list[str] = []
+        plain_at: list[int] = []
+        others: list[str | int | bytes] = []
+        others_at: list[int] = []
+        results: list[str] = []
+        for at, outcome in enumerate(outcomes):
+            if outcome.verdict is Verdict.DONE and not outcome.keep_ms:
+                plain += (outcome.id, outcome.token)
+                plain_at.append(at)
+            else:
+                others += (outcome.id, outcome.token, outcome.verdict.value)
+                others += (outcome.delay_ms, outcome.detail, outcome.keep_ms)
+                others_at.append(at)
+                if outcome.verdict is Verdict.DONE:
+                    results.append(calls.keys.result(outcome.id))
+        keys = (*calls.settle_keys, *results)
+        reply = await calls.settle_session.call(calls.settle, keys, (len(plain_at), *plain, *others))
+        accepted = [False] * len(outcomes)
+        for at, letter in zip(plain_at + others_at, reply, strict=True):
+            accepted[at] = letter == ord("a")
+        return accepted
+
+    async def renew(self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]) -> list[str]:
+        calls = self._calls(lane)
+        lost: list[str] = []
+        for at in range(0, max(len(held), 1), MAX_BATCH):
+            batch = held[at : at + MAX_BATCH]
+            args = [worker, lease_ms, *(value for pair in batch for value in pair)]
+            positions = await self.client.run(Call(calls.renew, calls.renew_keys, args))
+            lost += [batch[position - 1][0] for position in positions]
+        return lost
+
+    async def sweep(self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT) -> Swept:
+        calls = self._calls(lane)
+        args = (lease_ms, max_crashes, limit, POISON)
+        reply = await self.client.run(Call(calls.sweep, calls.sweep_keys, args))
+        promoted, reclaimed, poisoned, hold_ms, silent = reply
+        buried = [
+            worker
+            for worker in map(bytes.decode, silent)
+            if await self._bury(lane, worker, silent_ms=WORKER_SILENT_LEASES * lease_ms)
+        ]
+        return Swept(promoted, _texts(reclaimed), _texts(poisoned), tuple(buried), hold_ms)
+
+    async def register(self, lane: Lane, *, worker: str, info: str) -> None:
+        calls = self._calls(lane)
+        await self._announce(lane, calls)
+        await self.client.ask("HSET", calls.keys["worker_info"], worker, info)
+        await self.client.run(Call(calls.renew, calls.renew_keys, (worker, 0)))
+
+    async def deregister(self, lane: Lane, *, worker: str) -> None:
+        while not await self._bury(lane, worker, silent_ms=0):
+            await trio.lowlevel.checkpoint()
+
+    async def _bury(self, lane: Lane, worker: str, *, silent_ms: int) -> bool:
+        calls, script = self._calls(lane), scripts.load("bury")
+        own = dict(zip((f"inbox:{rank}" for rank in range(4)), calls.keys.inboxes(worker), strict=True))
+        return bool(await self.client.run(Call(script, script.keys(calls.keys, own), (worker, silent_ms, MAX_BATCH))))
+
+    async def pause(self, lane: Lane, paused: bool) -> None:
+        await self.client.ask("HSET", self._calls(lane).keys["control"], "paused", int(paused))
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    async def result(self, lane: Lane, job_id: str) -> bytes | None:
+        reply = await self.client.ask("GET", self._calls(lane).keys.result(job_id))
+        assert reply is None or isinstance(reply, bytes)
+        return reply
+
+    async def lanes(self) -> list[Lane]:
+        names = sorted(name.decode() for name in await self.client.ask("SMEMBERS", lanes_key(self._prefix)))
+        return [Lane(queue, int(partition)) for queue, _, partition in (name.rpartition(".") for name in names)]
+
+    async def stats(self, lane: Lane) -> LaneStats:
+        calls, script = self._calls(lane), scripts.load("stats")
+        keys = (*script.keys(calls.keys), *await self.inboxes(lane))
+        reply = await self.client.run(Call(script, keys, ()))
+        records, leased, scheduled, dead, workers, paused, enqueued, completed, cancelled, purged, adjusted = reply[:11]
+        return LaneStats(
+            lane=str(lane),
+            ready=dict(zip(PRIORITIES, reply[11:], strict=True)),
+            scheduled=scheduled,
+            leased=leased,
+            dead=dead,
+            records=records,
+            enqueued=enqueued,
+            completed=completed,
+            cancelled=cancelled,
+            purged=purged,
+            adjusted=adjusted,
+            workers=workers,
+            paused=bool(paused),
+        )
+
+    async def inboxes(self, lane: Lane) -> list[str]:
+        """The inbox keys of every registered worker."""
+        keys = self._calls(lane).keys
+        workers = await self.client.ask("ZRANGE", keys["workers"], 0, -1)
+        return [inbox for worker in workers for inbox in keys.inboxes(worker.decode())]
+
+    async def peek(self, lane: Lane, state: State, *, count: int) -> list[PeekedJob]:
+        keys = self._calls(lane).keys
+        found: list[PeekedJob] = []
+        if state is State.READY:
+            lists = await self.client.ask_many([("LRANGE", keys[name], 0, count - 1) for name in READY_KEYS])
+            for priority, ids in zip(PRIORITIES, lists, strict=True):
+                found += [PeekedJob(id=job_id.decode(), state=state, raw=None, priority=priority) for job_id in ids]
+        else:
+            name = {State.SCHEDULED: "scheduled", State.LEASED: "lease", State.DEAD: "dead"}.get(state)
+            if name is None:
+                raise InternalError(f"{state} jobs are gone: there is nothing to peek at")
+            pairs = await self.client.ask("ZRANGE", keys[name], 0, count - 1, "WITHSCORES")
+            for member, score in _scored(pairs):
+                ranked = state is State.SCHEDULED
+                found.append(
+                    PeekedJob(
+                        id=member[2:] if ranked else member,
+                        state=state,
+                        raw=None,
+                        at_ms=int(score),
+                        priority=PRIORITIES[int(member[0])] if ranked else None,
+                    )
+                )
+        return await self._with_details(keys, found[:count])
+
+    async def _with_details(self, keys: LaneKeys, jobs: list[PeekedJob]) -> list[PeekedJob]:
+        if not jobs:
+            return []
+        ids = [job.id for job in jobs]
+        names = ("job", "owner", "tries", "crashes", "error")
+        columns = await self.client.ask_many([("HMGET", keys[name], *ids) for name in names])
+        return [
+            PeekedJob(
+                id=job.id,
+                state=job.state,
+                raw=raw,
+                at_ms=job.at_ms,
+                priority=PRIORITIES[int(owner[:1])] if owner else job.priority,
+                owner=owner[2:].decode() if owner else None,
+                tries=int(tries or 0),
+                crashes=crashes.count(b" ") + 1 if crashes else 0,
+                errors=tuple((errors or b"").decode().splitlines()),
+            )
+            for job, raw, owner, tries, crashes, errors in zip(jobs, *columns, strict=True)
+        ]
+
+    async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
+        return await audit.audit(self, lane, self._calls(lane).keys, repair=repair)
+
+
+def _claim(reply: list[Any]) -> Claim:
+    token, ids, records, tries, crashes, next_due, paused = reply
+    if not ids:
+        return Claim([], None if next_due < 0 else next_due, bool(paused))
+    text = token.decode()
+    if tries:
+        jobs = [
+            ClaimedJob(job_id.decode(), text, raw, int(failed or 0), lost.count(b" ") + 1 if lost else 0)
+            for job_id, raw, failed, lost in zip(ids, records, tries, crashes, strict=True)
+        ]
+    else:
+        jobs = [ClaimedJob(job_id.decode(), text, raw) for job_id, raw in zip(ids, records, strict=True)]
+    return Claim(jobs, None if next_due < 0 else next_due, bool(paused))
+
+
+def _texts(replies: list[bytes]) -> tuple[str, ...]:
+    return tuple(reply.decode() for reply in replies)
+
+
+def _scored(pairs: list[Any]) -> list[tuple[str, float]]:
+    """Members with scores: RESP3 nests them, RESP2 does not."""
+    if pairs and isinstance(pairs[0], list):
+        return [(member.decode(), float(score)) for member, score in pairs]
+    return [(member.decode(), float(score)) for member, score in zip(pairs[::2], pairs[1::2], strict=True)]
