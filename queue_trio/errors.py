@@ -144,6 +144,14 @@ class Retry(JobError):
         self.delay = delay
 
 
+class QueueFull(JobError):
+    """The queue is at its `max_length`: the job was refused and is not queued. `accepted`: ids that did get in."""
+
+    def __init__(self, message: str, accepted: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
 class JobTimeout(JobError):
     """The handler ran longer than its `timeout`."""
 

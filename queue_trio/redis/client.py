@@ -28,6 +28,7 @@ from queue_trio.errors import (
     TransportError,
 )
 from queue_trio.redis.connection import Connection, pack_command
+from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.server import check_server
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ class Client:
             on_change=self._breaker_changed,
         )
         self.reconnects = 0
+
+    @classmethod
+    def from_settings(cls, settings: RedisSettings, *, name: str, wait_when_refused: bool = False) -> Client:
+        """A client for the server that the settings name. Raises ConfigError."""
+        endpoint = parse_url(
+            settings.url.get_secret_value(),
+            tls_ca_file=settings.tls_ca_file,
+            tls_cert_file=settings.tls_cert_file,
+            tls_key_file=settings.tls_key_file,
+            tls_verify=None if settings.tls_verify else False,
+        )
+        return cls(FixedResolver(endpoint), settings, name=name, wait_when_refused=wait_when_refused)
 
     @property
     def down_since(self) -> float | None:

@@ -13,6 +13,7 @@ anyone else can run, and what comes back for it finds no reader.
 from __future__ import annotations
 
 import math
+import os
 import re
 import select
 import socket
@@ -139,13 +140,13 @@ class Connection:
         connection = cls(stream, name=endpoint.display)
         try:
             connection.server = await _shake_hands(connection, endpoint, client_name, read_timeout)
-        except Indeterminate as exc:
+        except BaseException as exc:
+            connection.abort()
+            if not isinstance(exc, Indeterminate):
+                raise
             # Only the handshake was on its way; no command of any caller was.
             hint = "" if endpoint.tls else " (a port that speaks TLS? then use rediss://)"
             raise NotSent(f"cannot connect to {endpoint}: handshake failed: {exc}{hint}") from exc
-        except BaseException:
-            connection.abort()
-            raise
         return connection
 
     @property
@@ -401,4 +402,6 @@ def _reason(exc: BaseException) -> str:
         return "it does not speak TLS there: use redis:// or the TLS port"
     if exc.__cause__ is not None:
         return _reason(exc.__cause__)
+    if type(exc) is not socket.gaierror and isinstance(exc, OSError) and exc.errno:
+        return os.strerror(exc.errno)  # Trio's text repeats the address
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__

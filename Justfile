@@ -1,0 +1,51 @@
+# Recipes for people and for CI. `./dev RECIPE` prepares .venv first; plain `just RECIPE` works once it is there.
+
+set positional-arguments
+
+export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
+
+[private]
+default:
+    @just --justfile {{ quote(justfile()) }} --list --unsorted
+
+# Show the queue at work on this machine, no server needed (`--help` tells the options)
+[no-cd]
+demo *ARGS:
+    @queue-trio demo "$@"
+
+# Run every test, at least 90 % branch coverage; with ARGS, whatever they select, no coverage
+test *ARGS:
+    @if [ "$#" -eq 0 ]; then set -- --cov; fi; exec pytest "$@"
+
+# Style, types and the direction of imports
+check:
+    ruff check
+    ruff format --check
+    mypy
+    lint-imports
+
+# Repair what can be repaired by machine
+fmt:
+    ruff check --fix-only
+    ruff format
+
+# Recompile requirements/*.txt from pyproject.toml; pins stay, unless `--upgrade`
+lock *ARGS:
+    @just --justfile {{ quote(justfile()) }} _compile requirements/runtime.txt "$@"
+    @just --justfile {{ quote(justfile()) }} _compile requirements/dev.txt --group dev --extra embedded "$@"
+
+# One file for every platform, with hashes, and without a word about where the packages came from.
+[private]
+_compile FILE *ARGS:
+    uv pip compile pyproject.toml --quiet --universal --generate-hashes --output-file "$@" \
+        --no-header --no-emit-index-url --no-emit-find-links
+    @! grep -nE '://|^--?[a-z]' "$1"
+
+# Measure queue_trio on this machine
+bench-self *ARGS:
+    @python -m bench.self "$@"
+
+# Remove caches, coverage data and build products; .venv stays
+clean:
+    rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* coverage.xml htmlcov dist build
+    find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,271 @@
+"""What a user's module declares: an App, its tasks, and the jobs made from them. No I/O happens here.
+
+A task stays the plain function it was: calling it runs it. `task.job(...)` makes a Job, checked against the function's
+signature; a client puts it in a queue.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+
+from queue_trio.config import load_settings
+from queue_trio.context import JobContext
+from queue_trio.core.dequeue import Priority
+from queue_trio.core.job import check_id, check_queue, new_id
+from queue_trio.errors import NoClient, UsageError
+from queue_trio.signature import Signature
+
+if TYPE_CHECKING:
+    from queue_trio.asyncio_client import AsyncioQueueClient
+    from queue_trio.client import JobId, QueueClient
+    from queue_trio.core.settings import Settings
+    from queue_trio.sync_client import SyncQueueClient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PriorityName = Literal["critical", "high", "normal", "low"]
+RunIn = Literal["trio", "thread", "process"]
+
+_MAX_SECONDS = 366 * 86400.0
+
+_rng = random.Random()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be chosen per task, and again per job. Durations are seconds; None leaves it to the worker's settings.
+
+    `unique_for`: the id stays taken for so long, even after the job has ended.
+    """
+
+    priority: Priority = Priority.NORMAL
+    delay: float = 0.0
+    timeout: float | None = None
+    max_retries: int | None = None
+    keep_result: float | None = None
+    unique_for: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("delay", "timeout", "keep_result", "unique_for"):
+            value = getattr(self, name)
+            least = 0.0 if name in ("delay", "unique_for") else 0.001
+            if value is not None and not least <= value <= _MAX_SECONDS:
+                raise UsageError(f"{name}={value!r}: give seconds, from {least:g} to {_MAX_SECONDS:.0f}")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise UsageError(f"max_retries={self.max_retries!r}: give a whole number, 0 or more")
+
+
+def _priority(value: str) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise UsageError(f"priority={value!r}: choose one of {', '.join(Priority)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is not queued yet. Enqueueing the same object twice queues it once: the id is made here."""
+
+    task: Task[..., Any]
+    id: str
+    arguments: bytes
+    chosen: Options
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        priority: PriorityName | Priority | None = None,
+        delay: float | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        keep_result: float | None = None,
+        unique_for: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Job:
+        """The same job with other options; see Options. Raises UsageError for values that make no sense."""
+        given = {
+            "priority": None if priority is None else _priority(priority),
+            "delay": delay,
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "keep_result": keep_result,
+            "unique_for": unique_for,
+            "headers": headers,
+        }
+        chosen = replace(self.chosen, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return Job(self.task, self.id if id is None else check_id(id), self.arguments, chosen)
+
+
+class Task(Generic[P, R]):
+    """A declared function. `run_in`: "trio" for async functions, "thread" or "process" for others."""
+
+    def __init__(
+        self,
+        app: App,
+        function: Callable[..., R],
+        *,
+        name: str,
+        queue: str,
+        defaults: Options,
+        run_in: RunIn,
+        retry_base: float | None,
+    ) -> None:
+        self.app = app
+        self.function = function
+        self.name = name
+        self.queue = queue
+        self.defaults = defaults
+        self.run_in: RunIn = run_in
+        self.retry_base = retry_base
+        self.signature = Signature(name, function)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function, here and now."""
+        wanted = self.signature.context_parameter
+        if wanted is not None and wanted not in kwargs:
+            local = JobContext("local", self.name, self.queue, 1, 0, float("inf"))
+            return self.function(*args, **{wanted: local}, **kwargs)
+        return self.function(*args, **kwargs)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """A job that will call the function with these arguments. Raises InvalidArguments."""
+        job_id = new_id(time.time_ns() // 1_000_000, _rng)
+        return Job(self, job_id, self.signature.encode(args, kwargs), self.defaults)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
+        """Queue a job through the client that is open; see `App.client`. Raises NoClient, and what it raises."""
+        return await self.app.open_client.enqueue(self.job(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+class App:
+    """The tasks of one program. `settings`: given, or read from queue-trio.yaml and the environment when first used."""
+
+    def __init__(self, name: str, *, settings: Settings | None = None) -> None:
+        self.name = name
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self._settings = settings
+        self._open_clients: list[QueueClient] = []
+
+    def __repr__(self) -> str:
+        return f"<App {self.name}: {len(self.tasks)} tasks>"
+
+    @property
+    def settings(self) -> Settings:
+        """Raises ConfigError if they cannot be read."""
+        if self._settings is None:
+            self._settings = load_settings()
+        return self._settings
+
+    @overload
+    def task(self, function: Callable[Concatenate[JobContext, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: PriorityName | Priority = "normal",
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        retry_base: float | None = None,
+        keep_result: float | None = None,
+        run_in: RunIn | None = None,
+    ) -> _Declare: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: PriorityName | Priority = "normal",
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        retry_base: float | None = None,
+        keep_result: float | None = None,
+        run_in: RunIn | None = None,
+    ) -> Any:
+        """Declare a task, as `@app.task` or `@app.task(...)`. Raises UsageError if it cannot be one.
+
+        `name`: what records call it, by default `module.function`; keep it when the function moves. `timeout`,
+        `retry_base` (longest wait before the first retry) and `keep_result` are seconds.
+        """
+        defaults = Options(
+            priority=_priority(priority), timeout=timeout, max_retries=max_retries, keep_result=keep_result
+        )
+
+        def declare(function: Callable[..., Any]) -> Task[..., Any]:
+            called = name or f"{function.__module__}.{function.__qualname__}"
+            is_async = inspect.iscoroutinefunction(function)
+            where: RunIn = run_in or ("trio" if is_async else "thread")
+            if is_async != (where == "trio"):
+                raise UsageError(
+                    f"task {called}: an async function runs in trio, any other in a thread or a process; not {where!r}"
+                )
+            if called in self.tasks:
+                raise UsageError(f"task {called} is declared twice in app {self.name}; give one another name=")
+            task = Task[..., Any](
+                self,
+                function,
+                name=called,
+                queue=check_queue(queue),
+                defaults=defaults,
+                run_in=where,
+                retry_base=retry_base,
+            )
+            self.tasks[called] = task
+            return task
+
+        return declare if function is None else declare(function)
+
+    # --- clients ---------------------------------------------------------------------------------------------------
+
+    @property
+    def open_client(self) -> QueueClient:
+        """The client opened last. Raises NoClient."""
+        if not self._open_clients:
+            raise NoClient(f"no client is open: call this inside `async with app.client():` of app {self.name!r}")
+        return self._open_clients[-1]
+
+    def client(self) -> QueueClient:
+        """A client for Trio programs: `async with app.client() as client:`."""
+        from queue_trio.client import QueueClient
+
+        return QueueClient(self)
+
+    def sync_client(self) -> SyncQueueClient:
+        """A client for programs without an event loop: `with app.sync_client() as client:`. Safe for many threads."""
+        from queue_trio.sync_client import SyncQueueClient
+
+        return SyncQueueClient(self)
+
+    def asyncio_client(self) -> AsyncioQueueClient:
+        """A client for asyncio programs: `async with app.asyncio_client() as client:`."""
+        from queue_trio.asyncio_client import AsyncioQueueClient
+
+        return AsyncioQueueClient(self)
+
+
+class _Declare:
+    """What `@app.task(...)` returns, for type checkers: a decorator that keeps the function's signature."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[JobContext, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any: ...

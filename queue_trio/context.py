@@ -1,0 +1,30 @@
+"""What a handler may know about the job it is running."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from queue_trio.client import QueueClient
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """Ask for it with a parameter annotated `JobContext`; type checkers want it first.
+
+    `attempt`: 1 for the first run. `deadline`: when the handler is cancelled, in seconds of Trio's clock.
+    `fencing_token`: grows with every claim in the job's queue; hand it to a store of your own so that it can refuse a
+    worker that has lost its lease without noticing (Kleppmann, "How to do distributed locking", 2016).
+    `client`: to enqueue more jobs; None when the function is called directly.
+    """
+
+    id: str
+    task: str
+    queue: str
+    attempt: int
+    fencing_token: int
+    deadline: float
+    enqueued_ms: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    client: QueueClient | None = None

