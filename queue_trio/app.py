@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
-from queue_trio.config import load_settings
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import check_id, check_queue, new_id
@@ -166,6 +165,8 @@ class App:
     def settings(self) -> Settings:
         """Raises ConfigError if they cannot be read."""
         if self._settings is None:
+            from queue_trio.config import load_settings
+
             self._settings = load_settings()
         return self._settings
 

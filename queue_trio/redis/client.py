@@ -8,9 +8,8 @@ call that takes long. Knows no key and no job.
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import trio
@@ -24,21 +23,22 @@ from queue_trio.errors import (
     ServerError,
     ServerNotReady,
     ServerRefused,
-    ServerUnusable,
     TransportError,
 )
-from queue_trio.redis.connection import Connection, pack_command
+from queue_trio.redis.connection import Argument, Connection, pack_command
 from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.server import check_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from queue_trio.core.settings import RedisSettings
     from queue_trio.redis.endpoint import Resolver
     from queue_trio.redis.scripts import Script
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 IDLE_CHECK_S = 1.0
 """A connection idle for longer is looked at before use: the server may have closed it meanwhile."""
@@ -52,7 +52,7 @@ class Call:
     keys: tuple[str, ...]
     args: Sequence[Any]
     maybe_sent: bool = field(default=False, init=False)
-    """An attempt ended indeterminate: the server may have acted already."""
+    """An attempt is under way, or ended without a reply: the server may have acted already, or act later."""
 
     def payload(self, command: str, what: str) -> bytes:
         return pack_command((command, what, len(self.keys), *self.keys, *self.args))
@@ -92,7 +92,7 @@ class Client:
             open_wait=settings.breaker_open_wait,
             on_change=self._breaker_changed,
         )
-        self.reconnects = 0
+        self.connects = 0
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, *, name: str, wait_when_refused: bool = False) -> Client:
@@ -125,139 +125,140 @@ class Client:
 
         Raises ServerUnusable and, unless `wait_when_refused`, ServerRefused; any other ServerError is a script's bug.
         """
-        attempt = 0
+
+        async def attempt() -> Any:
+            (reply,) = await self._exchange(call.payload("EVALSHA", call.script.sha), 1, call=call)
+            if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
+                (reply,) = await self._exchange(call.payload("EVAL", call.script.text), 1, call=call)
+            if isinstance(reply, ServerError):
+                raise reply
+            return reply
+
+        return await self._until_answered(attempt)
+
+    async def ask(self, *command: Argument) -> Any:
+        """One plain command that may be sent twice, sent until it is answered. Bound it with a cancel scope."""
+        (reply,) = await self.ask_many([command])
+        return reply
+
+    async def ask_many(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Plain commands that may be sent twice, in one round trip, sent until they are answered."""
+        payload = b"".join(map(pack_command, commands))
+
+        async def attempt() -> list[Any]:
+            replies = await self._exchange(payload, len(commands))
+            for reply in replies:
+                if isinstance(reply, ServerError):
+                    raise reply
+            return replies
+
+        return await self._until_answered(attempt)
+
+    async def command(self, *command: Argument, wait_s: float = 0.0) -> Any:
+        """One plain command, sent once. `wait_s`: for how long the command itself blocks on the server.
+
+        Raises NotSent, Indeterminate or a ServerError.
+        """
+        (reply,) = await self._exchange(pack_command(command), 1, wait_s)
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
+
+    async def connect(self) -> None:
+        """Reach the server once, or raise the reason why not. For one-shot commands, which fail at once."""
+        await self.command("PING")
+
+    async def _until_answered(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try, wait, try again. This loop is the whole of what an outage is to everything above."""
+        failures = 0
         while True:
             try:
-                return await self._attempt(call)
+                reply = await attempt()
             except CircuitOpen as error:
                 await trio.sleep(error.retry_after)
                 continue
-            except ServerUnusable:
-                raise
             except (TransportError, ServerNotReady) as error:
                 self._failing(error)
             except ServerRefused as error:
                 if not self._wait_when_refused:
                     raise
                 self._failing(error)
-            await trio.sleep(self._backoff.delay(attempt, self._rng))
-            attempt += 1
+            else:
+                if self._down_since is not None:
+                    self._recovered()
+                return reply
+            await trio.sleep(self._backoff.delay(failures, self._rng))
+            failures += 1
 
-    async def command(self, *args: str | bytes | int | float, wait_s: float = 0.0) -> Any:
-        """One plain command, sent once. `wait_s`: for how long the command itself blocks on the server.
-
-        Raises NotSent, Indeterminate or a ServerError.
-        """
-        async with self._connection() as connection:
-            return await connection.execute(*args, timeout=wait_s + self._settings.read_timeout)
-
-    async def ask(self, *args: str | bytes | int | float) -> Any:
-        """One plain command that may be sent twice, sent until it is answered. Bound it with a cancel scope."""
-        (reply,) = await self.ask_many([args])
-        return reply
-
-    async def ask_many(self, commands: Sequence[tuple[str | bytes | int | float, ...]]) -> list[Any]:
-        """Plain commands that may be sent twice, in one round trip, sent until they are answered."""
-        attempt = 0
-        while True:
-            try:
-                async with self._connection() as connection:
-                    replies = await connection.pipeline(commands, timeout=self._settings.read_timeout)
-                for reply in replies:
-                    if isinstance(reply, ServerError):
-                        raise reply
-                self._recovered()
-                return replies
-            except CircuitOpen as error:
-                await trio.sleep(error.retry_after)
-                continue
-            except ServerUnusable:
-                raise
-            except (TransportError, ServerNotReady) as error:
-                self._failing(error)
-            await trio.sleep(self._backoff.delay(attempt, self._rng))
-            attempt += 1
-
-    async def connect(self) -> None:
-        """Make one connection, or raise the reason why there is none. For one-shot commands, which fail at once."""
-        async with self._connection() as connection:
-            await connection.execute("PING", timeout=self._settings.read_timeout)
-
-    async def _attempt(self, call: Call) -> Any:
-        async with self._connection() as connection:
-            try:
-                timeout = self._settings.read_timeout
-                (reply,) = await connection.exchange(call.payload("EVALSHA", call.script.sha), 1, timeout)
-                if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
-                    (reply,) = await connection.exchange(call.payload("EVAL", call.script.text), 1, timeout)
-            except TransportError as error:
-                if not isinstance(error, NotSent):
-                    call.maybe_sent = True
-                raise
-            if isinstance(reply, ServerError):
-                if reply.code == "READONLY":
-                    # A replica now: whoever is primary is found by resolving the endpoint again.
-                    connection.abort()
-                raise reply
-        if self._down_since is not None:
-            self._recovered()
-        return reply
-
-    # --- connections -----------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        """A connection of one's own for one exchange, with the breaker's leave."""
-        async with self._limit:
+    async def _exchange(
+        self, payload: bytes, replies: int, wait_s: float = 0.0, *, call: Call | None = None
+    ) -> list[Any]:
+        """One exchange on a connection of one's own, with the breaker's leave. Every command passes through here."""
+        if self._closed:
+            raise NotSent("the client is closed")
+        # Without blocking where possible: each checkpoint costs a turn of the event loop.
+        try:
+            self._limit.acquire_nowait()
+        except trio.WouldBlock:
+            await self._limit.acquire()
+        try:
             permit = self.breaker.acquire(trio.current_time())
-            connection: Connection | None = None
             try:
-                connection = await self._borrow()
-                yield connection
+                connection = self._idle_connection() or await self._open_connection()
+                if call is not None:
+                    # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
+                    call.maybe_sent = True
+                received = await connection.exchange(payload, replies, wait_s + self._settings.read_timeout)
             except TransportError:
                 permit.failure(trio.current_time())
                 raise
             except ServerError:
-                permit.success(trio.current_time())
-                self._give_back(connection)
+                permit.success(trio.current_time())  # it answered the handshake, if only to refuse
                 raise
             except BaseException:
                 permit.cancelled(trio.current_time())
                 raise
-            else:
-                permit.success(trio.current_time())
-                self._give_back(connection)
+            now = trio.current_time()
+            permit.success(now)
+            self._give_back(connection, received, now)
+            return received
+        finally:
+            self._limit.release()
 
-    async def _borrow(self) -> Connection:
-        if self._closed:
-            raise NotSent("the client is closed")
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _idle_connection(self) -> Connection | None:
         while self._idle:
             connection, used = self._idle.pop()
-            if connection.usable and (trio.current_time() - used < IDLE_CHECK_S or not connection.stale()):
+            if trio.current_time() - used < IDLE_CHECK_S or not connection.stale():
                 return connection
             connection.abort()
+        return None
+
+    async def _open_connection(self) -> Connection:
         endpoint = await self._resolver.resolve()
+        timeout_s = self._settings.read_timeout
         connection = await Connection.open(
             endpoint,
             connect_timeout=self._settings.connect_timeout,
-            read_timeout=self._settings.read_timeout,
+            read_timeout=timeout_s,
             client_name=self._name,
         )
         try:
-            await check_server(connection, endpoint, timeout_s=self._settings.read_timeout)
+            await check_server(connection, endpoint, timeout_s=timeout_s)
         except BaseException:
             connection.abort()
             raise
-        self.reconnects += 1
+        self.connects += 1
         return connection
 
-    def _give_back(self, connection: Connection | None) -> None:
-        if connection is None or not connection.usable:
-            return
-        if self._closed:
+    def _give_back(self, connection: Connection, received: list[Any], now: float) -> None:
+        # READONLY: it is a replica now. Whoever is primary is found by resolving the endpoint again.
+        demoted = any(type(reply) is ServerNotReady and reply.code == "READONLY" for reply in received)
+        if demoted or self._closed:
             connection.abort()
         else:
-            self._idle.append((connection, trio.current_time()))
+            self._idle.append((connection, now))
 
     # --- what people are told --------------------------------------------------------------------------------------
 

@@ -1,0 +1,40 @@
+"""Keeps leases alive: one call per lane for everything held, at a third of the lease. Also the worker's heartbeat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from queue_trio.core.job import Lane
+    from queue_trio.core.store import Store
+    from queue_trio.runtime.executor import Executor
+
+
+class Renewer:
+    """A third of the lease: one renewal may fail and a second still comes in time."""
+
+    def __init__(self, store: Store, executor: Executor, lanes: Sequence[Lane], *, worker: str, lease_ms: int) -> None:
+        self._store = store
+        self._executor = executor
+        self._lanes = lanes
+        self._worker = worker
+        self._lease_ms = lease_ms
+
+    async def run(self) -> None:
+        """Renew for ever."""
+        while True:
+            await trio.sleep(self._lease_ms / 3000)
+            for lane in self._lanes:
+                await self.renew(lane)
+
+    async def renew(self, lane: Lane) -> None:
+        """Renew everything held in one lane, and stop the handlers whose lease is gone."""
+        held = [(job_id, running.job.token) for job_id, running in self._executor.held.get(lane, {}).items()]
+        lost = await self._store.renew(lane, worker=self._worker, lease_ms=self._lease_ms, held=held)
+        tokens = dict(held)
+        for job_id in lost:
+            self._executor.lost(lane, job_id, tokens[job_id])

@@ -1,0 +1,83 @@
+"""Group commit of outcomes: whatever has ended since the last round trip is settled in one script call.
+
+Outcomes wait through an outage; the executor's leases and the fetcher's back-pressure bound how many there can be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from queue_trio.core.store import MAX_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from queue_trio.core.job import Lane, Outcome
+    from queue_trio.core.store import Store
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""Results and tracebacks per call, roughly."""
+
+
+class Settler:
+    """`on_settled(lane, outcome, accepted)` hears of every outcome once, when its fate is known."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[Lane, deque[Outcome]] = {}
+        self._work = trio.Event()
+        self._progress = trio.Event()
+        self.backlog = 0
+        self.on_settled: Callable[[Lane, Outcome, bool], None] = lambda lane, outcome, accepted: None
+
+    def add(self, lane: Lane, outcome: Outcome) -> None:
+        """Settle this soon."""
+        queue = self._waiting.get(lane)
+        if queue is None:
+            queue = self._waiting[lane] = deque()
+        queue.append(outcome)
+        self.backlog += 1
+        self._work.set()
+
+    async def wait_below(self, limit: int) -> None:
+        """Return when fewer than `limit` outcomes wait."""
+        while self.backlog >= limit:
+            await self._progress.wait()
+
+    async def run(self) -> None:
+        """Settle for ever."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Settle everything that waits now. Cancelled half way, nothing is forgotten: it can be called again.
+
+        Then a batch may go out a second time under a new number. The fence makes that safe: the first time ended the
+        leases, so the second finds them stale and changes nothing.
+        """
+        for lane, queue in self._waiting.items():
+            while queue:
+                batch = _batch(queue)
+                accepted = await self._store.settle(lane, batch)
+                for outcome, yes in zip(batch, accepted, strict=True):
+                    queue.popleft()
+                    self.on_settled(lane, outcome, yes)
+                self.backlog -= len(batch)
+                self._progress.set()
+                self._progress = trio.Event()
+
+
+def _batch(queue: deque[Outcome]) -> list[Outcome]:
+    batch: list[Outcome] = []
+    size = 0
+    for outcome in queue:
+        size += len(outcome.detail)
+        if len(batch) == MAX_BATCH or (batch and size > MAX_BATCH_BYTES):
+            break
+        batch.append(outcome)
+    return batch

@@ -1,0 +1,89 @@
+"""Notices a blocked event loop before leases are lost, and says which handler blocks it.
+
+Only a thread can see that the loop is stuck. It reads the loop's own stack at that moment, and names the task whose
+function is on it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import CodeType, FrameType
+
+log = structlog.get_logger(__name__)
+
+
+class StallWatchdog:
+    """`limit_s`: how long the loop may be stuck unreported. `handlers`: each handler's code and its task's name."""
+
+    def __init__(
+        self,
+        limit_s: float,
+        handlers: Mapping[CodeType, str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit_s = limit_s
+        self._handlers = handlers
+        self._clock = clock
+        self._beat = clock()
+        self._stop = threading.Event()
+        self.stalls = 0
+        self.lag_s = 0.0
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        thread_id = threading.get_ident()
+        async with trio.open_nursery() as nursery:
+            try:
+                nursery.start_soon(self._tick)
+                await trio.to_thread.run_sync(self._watch, thread_id, abandon_on_cancel=True)
+            finally:
+                # The thread sees this within a moment; abandoning it is only not waiting for that moment.
+                self._stop.set()
+
+    async def _tick(self) -> None:
+        interval = self._limit_s / 4
+        while True:
+            before = self._clock()
+            await trio.sleep(interval)
+            self._beat = self._clock()
+            self.lag_s = max(0.0, self._beat - before - interval)
+
+    def _watch(self, thread_id: int) -> None:
+        reported = False
+        while not self._stop.wait(self._limit_s / 4):
+            stuck_s = self._clock() - self._beat
+            if stuck_s < self._limit_s:
+                reported = False
+            elif not reported:
+                reported = True
+                self.stalls += 1
+                self._report(thread_id, stuck_s)
+
+    def _report(self, thread_id: int, stuck_s: float) -> None:
+        frame = sys._current_frames().get(thread_id)
+        log.error(
+            "loop.stalled",
+            task=self._name(frame),
+            stuck_s=round(stuck_s, 2),
+            hint='a handler blocks the event loop: await instead, or declare it as a def with run_in="thread"',
+            stack="".join(traceback.format_stack(frame)[-6:]) if frame else "",
+        )
+
+    def _name(self, frame: FrameType | None) -> str:
+        while frame is not None:
+            name = self._handlers.get(frame.f_code)
+            if name is not None:
+                return name
+            frame = frame.f_back
+        return "unknown"
