@@ -115,9 +115,10 @@ def shared_redis(binary: ServerBinary) -> Iterator[SharedRedis]:
             done.result(timeout=SERVER_SECONDS_MAX)
 
 
-# What may stay in Redis after a test: counters, the pause flag and sweep clock, sessions (they expire), and the set
+# What may stay in Redis after a test: counters, the pause flag and sweep clock, wake tokens, ids taken for a while,
+# sessions (they expire), and the set
 # of lanes. Anything else, a job, a lease, a worker, is something the test left undone.
-BOOKKEEPING = re.compile(r":(stats|control|lanes)$|:session:")
+BOOKKEEPING = re.compile(r":(stats|control|lanes|wake|unique)$|:session:")
 
 
 def connect(unix_socket: Path, database: int = 0) -> closing[redis.Redis]:

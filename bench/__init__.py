@@ -1,0 +1,1 @@
+"""Benchmarks. Never part of the test suite: they measure, they do not judge."""
