@@ -6,12 +6,15 @@ signature; a client puts it in a queue.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
@@ -32,6 +35,7 @@ PriorityName = Literal["critical", "high", "normal", "low"]
 RunIn = Literal["trio", "thread", "process"]
 
 _MAX_SECONDS = 366 * 86400.0
+_MAX_RETRIES = 1000
 
 _rng = random.Random()
 
@@ -52,13 +56,27 @@ class Options:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("delay", "timeout", "keep_result", "unique_for"):
-            value = getattr(self, name)
-            least = 0.0 if name in ("delay", "unique_for") else 0.001
-            if value is not None and not least <= value <= _MAX_SECONDS:
-                raise UsageError(f"{name}={value!r}: give seconds, from {least:g} to {_MAX_SECONDS:.0f}")
-        if self.max_retries is not None and self.max_retries < 0:
-            raise UsageError(f"max_retries={self.max_retries!r}: give a whole number, 0 or more")
+        for name in ("delay", "unique_for"):
+            _check_seconds(name, getattr(self, name), least=0.0)
+        for name in ("timeout", "keep_result"):
+            _check_seconds(name, getattr(self, name), least=0.001)
+        retries = self.max_retries
+        if retries is not None and (type(retries) is not int or not 0 <= retries <= _MAX_RETRIES):
+            raise UsageError(f"max_retries={retries!r}: give a whole number, from 0 to {_MAX_RETRIES}")
+        for header in self.headers.items():
+            if not all(map(_is_text, header)):
+                raise UsageError(f"headers: {header!r}: names and values must be text")
+
+
+def _check_seconds(name: str, value: object, *, least: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MAX_SECONDS:
+        raise UsageError(f"{name}={value!r}: give seconds, from {least:g} to {_MAX_SECONDS:.0f}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _priority(value: str) -> Priority:
@@ -124,17 +142,19 @@ class Task(Generic[P, R]):
         self.defaults = defaults
         self.run_in: RunIn = run_in
         self.retry_base = retry_base
-        self.signature = Signature(name, function)
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
+        self.signature = Signature(name, function, _locals_around())
+        self.__name__ = name.rpartition(".")[2]
+        functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function, here and now."""
-        wanted = self.signature.context_parameter
-        if wanted is not None and wanted not in kwargs:
-            local = JobContext("local", self.name, self.queue, 1, 0, float("inf"))
-            return self.function(*args, **{wanted: local}, **kwargs)
-        return self.function(*args, **kwargs)
+        wanted, at = self.signature.context_parameter, self.signature.context_position
+        if wanted is None or wanted in kwargs:
+            return self.function(*args, **kwargs)
+        local = JobContext("local", self.name, self.queue, 1, 0, float("inf"))
+        if at is not None and at <= len(args):
+            return self.function(*args[:at], local, *args[at:], **kwargs)
+        return self.function(*args, **{wanted: local}, **kwargs)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """A job that will call the function with these arguments. Raises InvalidArguments."""
@@ -147,6 +167,37 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def _check_function(function: object) -> None:
+    if isinstance(function, Task):
+        raise UsageError(
+            f"task {function.name} is a task already; declare the function under it again with name="
+        )
+    if not inspect.isroutine(function) or not hasattr(function, "__qualname__"):
+        raise UsageError(f"{function!r} cannot be a task: declare a plain function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(f"task {function.__qualname__}: it has a yield, and calling it would not run it")
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    """The module's name as a worker will import it: a program's own file is `__main__` only while it runs."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
+def _locals_around() -> dict[str, Any]:
+    """The locals of whoever declares a task inside a function: its annotations may name what is defined there."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 
 
 class App:
@@ -177,6 +228,8 @@ class App:
     @overload
     def task(
         self,
+        function: None = None,
+        /,
         *,
         name: str | None = None,
         queue: str = "default",
@@ -209,18 +262,26 @@ class App:
         defaults = Options(
             priority=_priority(priority), timeout=timeout, max_retries=max_retries, keep_result=keep_result
         )
+        _check_seconds("retry_base", retry_base, least=0.001)
 
         def declare(function: Callable[..., Any]) -> Task[..., Any]:
-            called = name or f"{function.__module__}.{function.__qualname__}"
+            _check_function(function)
+            called = name or f"{_module_of(function)}.{function.__qualname__}"
             is_async = inspect.iscoroutinefunction(function)
             where: RunIn = run_in or ("trio" if is_async else "thread")
+            if where not in get_args(RunIn):
+                raise UsageError(
+                    f"task {called}: run_in={where!r}: choose one of {', '.join(get_args(RunIn))}"
+                )
             if is_async != (where == "trio"):
                 raise UsageError(
                     f"task {called}: an async function runs in trio, any other in a thread or a process; not {where!r}"
                 )
             if called in self.tasks:
-                raise UsageError(f"task {called} is declared twice in app {self.name}; give one another name=")
-            task = Task[..., Any](
+                raise UsageError(
+                    f"task {called} is declared twice in app {self.name}; give one another name="
+                )
+            task: Task[..., Any] = Task(
                 self,
                 function,
                 name=called,
@@ -240,7 +301,9 @@ class App:
     def open_client(self) -> QueueClient:
         """The client opened last. Raises NoClient."""
         if not self._open_clients:
-            raise NoClient(f"no client is open: call this inside `async with app.client():` of app {self.name!r}")
+            raise NoClient(
+                f"no client is open: call this inside `async with app.client():` of app {self.name!r}"
+            )
         return self._open_clients[-1]
 
     def client(self) -> QueueClient:

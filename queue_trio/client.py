@@ -9,10 +9,10 @@ import trio
 from pydantic_core import from_json
 
 from queue_trio.core.job import Enqueued, Lane
-from queue_trio.errors import NoResult, UsageError
+from queue_trio.errors import DeadlineExceeded, ServerRefused, UsageError
 from queue_trio.redis.client import Client
 from queue_trio.redis.store import RedisStore
-from queue_trio.submission import JobId, conclude, prepare, prepare_many
+from queue_trio.submission import RESULT_POLL_S, JobId, conclude, no_result, only_some, prepare, prepare_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from queue_trio.core.store import Store
 
 __all__ = ["JobId", "QueueClient"]
-
-_RESULT_POLL_S = 0.05
 
 
 class QueueClient:
@@ -91,9 +89,18 @@ class QueueClient:
         answers = [Enqueued.CREATED] * len(jobs)
         now_ms = time.time_ns() // 1_000_000
         by_lane = prepare_many(jobs, now_ms=now_ms, max_payload=settings.max_payload)
+        done = 0
         for lane, (positions, batch) in by_lane.items():
             timeout_s = deadline - trio.current_time()
-            replies = await self.store.enqueue(lane, batch, max_length=settings.max_length, timeout_s=timeout_s)
+            try:
+                replies = await self.store.enqueue(
+                    lane, batch, max_length=settings.max_length, timeout_s=timeout_s
+                )
+            except (DeadlineExceeded, ServerRefused) as error:
+                if not done:
+                    raise
+                raise only_some(done, len(jobs), error) from error
+            done += len(batch)
             for at, answer in zip(positions, replies, strict=True):
                 answers[at] = answer
         return conclude(jobs, answers, settings.max_length)
@@ -101,15 +108,18 @@ class QueueClient:
     async def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
         """What the task returned, as JSON values, if it keeps results (`keep_result`). `wait`: seconds to wait for it.
 
-        Raises NoResult if there is none.
+        Raises NoResult if there is none, DeadlineExceeded if Redis does not answer for `client.timeout` seconds.
         """
-        deadline = trio.current_time() + wait
+        timeout_s = self._settings.timeout
+        until = trio.current_time() + wait
         while True:
-            raw = await self.store.result(Lane(queue), job_id)
+            with trio.move_on_after(timeout_s) as scope:
+                raw = await self.store.result(Lane(queue), job_id)
+            if scope.cancelled_caught:
+                raise DeadlineExceeded(f"no answer from Redis within {timeout_s:g} s")
             if raw is not None:
                 return from_json(raw)
-            if trio.current_time() >= deadline:
-                raise NoResult(
-                    f"no result for job {job_id}: not finished, failed, expired, or its task does not keep results"
-                )
-            await trio.sleep(min(_RESULT_POLL_S, deadline - trio.current_time()))
+            left = until - trio.current_time()
+            if left <= 0:
+                raise no_result(job_id)
+            await trio.sleep(min(RESULT_POLL_S, left))

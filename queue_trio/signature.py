@@ -3,38 +3,59 @@
 Arguments are stored by name, as a JSON object, so that a record can be read by eye and a reordered signature still
 understands old jobs. What a caller leaves out is left out of the record; the function's own default applies when it
 runs. A parameter annotated `JobContext` is the runtime's to fill in and no argument.
+
+JSON decides what survives. A value comes back as its annotation says: bytes as base64, NaN and infinity as strings,
+datetimes as ISO 8601. Where the annotation leaves a choice (`Any`, `str | bytes`), it comes back as JSON has it.
 """
 
 from __future__ import annotations
 
 import inspect
+import types
 import typing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
-from typing_extensions import NotRequired, TypedDict
+from pydantic_core import CoreConfig, PydanticSerializationError, SchemaSerializer, SchemaValidator
+
+# The standard library's lacks what pydantic needs before Python 3.12.
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035
 
 from queue_trio.context import JobContext
 from queue_trio.errors import InvalidArguments, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 NO_ARGUMENTS = b"{}"
 
+_LONG = 4000
+"""Arguments of more bytes are read back at once: a number of over 4300 digits can be written, but not be read."""
+
+
+_CONFIG: CoreConfig = {
+    "ser_json_bytes": "base64",
+    "val_json_bytes": "base64",
+    "ser_json_inf_nan": "strings",
+    "title": "arguments",
+}
+
 
 class Signature:
-    """The arguments of one function. Raises UsageError if it cannot be a task."""
+    """The arguments of one function. Raises UsageError if it cannot be a task.
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    `names`: what annotations may name besides the function's globals, such as the locals around its definition.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], names: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = name
         self.context_parameter: str | None = None
         """The parameter that takes the JobContext, if there is one."""
-        try:
-            hints = typing.get_type_hints(function, include_extras=True)
-        except (NameError, TypeError) as error:
-            raise UsageError(f"task {name}: an annotation cannot be resolved: {error}") from None
+        self.context_position: int | None = None
+        """Its place among the positional parameters, if it has one."""
+        hints = _hints(name, function, names or {})
         fields: dict[str, Any] = {}
         self._positional: list[str] = []
         for parameter in inspect.signature(function).parameters.values():
@@ -44,20 +65,23 @@ class Signature:
                     "use named parameters (a list or a dict for many)"
                 )
             hint = hints.get(parameter.name, Any)
-            if hint is JobContext:
+            positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if _is_context(hint):
+                if self.context_parameter is not None:
+                    raise UsageError(f"task {name}: two parameters are annotated JobContext; keep one")
                 self.context_parameter = parameter.name
+                self.context_position = len(self._positional) if positional else None
                 continue
             fields[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            if positional:
                 self._positional.append(parameter.name)
-        arguments = TypedDict("Arguments", fields)  # type: ignore[misc]
-        arguments.__pydantic_config__ = ConfigDict(extra="forbid")
-        try:
-            self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
-        except PydanticUserError as error:
-            raise UsageError(f"task {name}: pydantic cannot check its arguments: {error.message}") from None
+        schema = _schema(name, fields)
         self._takes_none = not fields
-        self._validate_json = self._adapter.validator.validate_json
+        # The configuration of a TypedDict checks its values but does not reach the writing of them: hence both by hand.
+        validator = SchemaValidator(schema, _CONFIG)
+        self._validate = validator.validate_python
+        self._validate_json = validator.validate_json
+        self._to_json = SchemaSerializer(schema, _CONFIG).to_json
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments as a JSON object. Raises InvalidArguments, naming the parameter and what would fit."""
@@ -67,29 +91,94 @@ class Signature:
             raise InvalidArguments(
                 f"task {self.name}: {len(args)} positional arguments given, at most {len(self._positional)} fit"
             )
-        named = dict(zip(self._positional, args, strict=False))
-        twice = named.keys() & kwargs.keys()
-        if twice:
-            raise InvalidArguments(f"task {self.name}: argument {min(twice)!r} is given twice")
-        named.update(kwargs)
+        if args:
+            named = dict(zip(self._positional, args, strict=False))
+            if kwargs:
+                twice = named.keys() & kwargs.keys()
+                if twice:
+                    raise InvalidArguments(f"task {self.name}: argument {min(twice)!r} is given twice")
+                named.update(kwargs)
+        else:
+            named = kwargs
         try:
-            return self._adapter.dump_json(self._adapter.validate_python(named))
+            raw = self._to_json(self._validate(named), warnings="error")
+            if len(raw) > _LONG:
+                self._validate_json(raw)
+            return raw
         except ValidationError as error:
             raise InvalidArguments(self._explain(error)) from None
         except (PydanticSerializationError, UnicodeEncodeError) as error:
-            raise InvalidArguments(f"task {self.name}: an argument cannot be stored as JSON: {error}") from None
+            where = self._culprit(named)
+            raise InvalidArguments(f"task {self.name}: {where} cannot be stored as JSON: {error}") from None
 
     def decode(self, raw: bytes | memoryview) -> dict[str, Any]:
         """Keyword arguments for the function. Raises InvalidArguments, as `encode` does."""
         try:
-            return self._validate_json(bytes(raw))
+            return cast("dict[str, Any]", self._validate_json(bytes(raw)))
         except ValidationError as error:
             raise InvalidArguments(self._explain(error)) from None
+
+    def _culprit(self, named: dict[str, Any]) -> str:
+        for name, value in named.items():
+            try:
+                self._to_json({name: value}, warnings="error")
+            except (PydanticSerializationError, UnicodeEncodeError):
+                return repr(name)
+        return "an argument"
 
     def _explain(self, error: ValidationError) -> str:
         problems = []
         for problem in error.errors(include_url=False, include_context=False):
             where = ".".join(str(part) for part in problem["loc"]) or "arguments"
-            what = {"missing": "is missing", "extra_forbidden": "is not a parameter of this task"}.get(problem["type"])
-            problems.append(f"{where!r} {what}" if what else f"{where!r}: {problem['msg'].lower()}")
+            what = {"missing": "is missing", "extra_forbidden": "is not a parameter of this task"}.get(
+                problem["type"]
+            )
+            problems.append(f"{where!r} {what}" if what else f"{where!r}: {_lowered(problem['msg'])}")
         return f"task {self.name}: {'; '.join(problems)}"
+
+
+def _hints(name: str, function: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters' annotations. Not the one of the return value: nothing here needs it to be importable."""
+    plain = inspect.unwrap(function)
+    annotations = {
+        key: hint for key, hint in getattr(plain, "__annotations__", {}).items() if key != "return"
+    }
+    try:
+        return typing.get_type_hints(
+            types.SimpleNamespace(__annotations__=annotations),
+            globalns=getattr(plain, "__globals__", {}),
+            localns=dict(names),
+            include_extras=True,
+        )
+    except (NameError, TypeError, SyntaxError, AttributeError) as error:
+        raise UsageError(
+            f"task {name}: an annotation cannot be resolved: {error}; "
+            "what it names must be imported when the program runs, not only for type checkers"
+        ) from None
+
+
+def _schema(name: str, fields: dict[str, Any]) -> Any:
+    typed_dict: Any = TypedDict  # made of what is known only now, which type checkers do not expect
+    arguments = typed_dict("Arguments", fields)
+    # Also what a standard dataclass or a TypedDict among the arguments goes by; a pydantic model goes by its own.
+    arguments.__pydantic_config__ = ConfigDict(
+        extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
+    )
+    try:
+        return TypeAdapter(arguments).core_schema
+    except PydanticUserError as error:
+        reason = " ".join(error.message.split())
+        raise UsageError(f"task {name}: pydantic cannot check its arguments: {reason}") from None
+
+
+def _is_context(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(part is JobContext for part in get_args(hint))
+    return hint is JobContext
+
+
+def _lowered(message: str) -> str:
+    """With a small first letter. Only the first: the rest may quote names."""
+    return message[:1].lower() + message[1:]

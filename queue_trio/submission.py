@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from queue_trio.core.job import RECORD_VERSION, Enqueued, Lane, NewJob, Record, encode_record
-from queue_trio.errors import PayloadTooLarge, QueueFull
+from queue_trio.errors import NoResult, OutcomeUnknown, PayloadTooLarge, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from queue_trio.app import Job
+
+RESULT_POLL_S: Final = 0.05
+"""Between two looks for a result."""
 
 
 class JobId(str):
@@ -76,8 +79,26 @@ def conclude(jobs: Sequence[Job], answers: Sequence[Enqueued], max_length: int) 
     ids = [JobId(job.id, answer is Enqueued.CREATED) for job, answer in zip(jobs, answers, strict=True)]
     refused = sum(answer is Enqueued.REFUSED for answer in answers)
     if refused:
-        accepted = tuple(job_id for job_id, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED)
+        accepted = tuple(
+            job_id for job_id, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED
+        )
         raise QueueFull(
-            f"{refused} of {len(jobs)} jobs refused: the queue holds client.max_length ({max_length}) jobs", accepted
+            f"{refused} of {len(jobs)} jobs refused: the queue holds client.max_length ({max_length}) jobs",
+            accepted,
         )
     return ids
+
+
+def no_result(job_id: str) -> NoResult:
+    """The error for a result that is not there."""
+    return NoResult(
+        f"no result for job {job_id}: not finished, failed, expired, or its task does not keep results"
+    )
+
+
+def only_some(done: int, total: int, error: Exception) -> OutcomeUnknown:
+    """The error for a list of jobs that was queued in part when `error` came."""
+    return OutcomeUnknown(
+        f"only the first {done} of {total} jobs are known to be queued: {error}; "
+        "enqueue the same job objects again, their ids make that safe"
+    )

@@ -74,6 +74,14 @@ class RedisSettings(_Section):
             raise ValueError("use 1 to 64 letters, digits, '_', '-', '.' or ':'")
         return value
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backoff_base > self.backoff_cap:
+            raise ValueError(
+                f"backoff_base ({self.backoff_base:g} s) must be no more than backoff_cap ({self.backoff_cap:g} s)"
+            )
+        return self
+
 
 class WorkerSettings(_Section):
     """How a worker runs jobs."""
@@ -111,7 +119,7 @@ class WorkerSettings(_Section):
     dequeue_strategy: Literal["strict", "weighted", "looped"] = "strict"
     """How priorities are served; see docs/priority.md."""
     weights: dict[Priority, Whole] = dict(DEFAULT_WEIGHTS)
-    """For `weighted`: how many claims in a row of their sum each priority leads."""
+    """For `weighted`: how many claims in a row of their sum each priority leads. What is left out keeps its default."""
     looped_wait: Annotated[float, Field(ge=0.01, le=60)] = 0.1
     """For `looped`: how long each priority's blocking move waits."""
 
@@ -126,9 +134,16 @@ class WorkerSettings(_Section):
                 f"sweep_interval ({self.sweep_interval:g} s) must be at most half of lease ({self.lease:g} s), "
                 "or every sweep would look like the end of an outage"
             )
-        if set(self.weights) != set(Priority):
-            raise ValueError(f"weights must name every priority: {', '.join(Priority)}")
+        if self.retry_base > self.retry_cap:
+            raise ValueError(
+                f"retry_base ({self.retry_base:g} s) must be no more than retry_cap ({self.retry_cap:g} s)"
+            )
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def _complete(cls, value: dict[Priority, int]) -> dict[Priority, int]:
+        return dict(DEFAULT_WEIGHTS) | value
 
 
 class ClientSettings(_Section):

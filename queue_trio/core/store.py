@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from queue_trio.core.job import State
+from queue_trio.core.job import Failure, State, encode_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 500
 """Jobs per call at most: every script stays short and far below Lua's limit on unpacked values."""
+
+PROMOTE_LIMIT = 200
+"""Due jobs that one claim or sweep moves at most."""
+
+MAX_HISTORY = 10
+"""Failures that are remembered of one job: the last so many."""
+
+WORKER_SILENT_LEASES = 3
+"""A worker not heard of for so many leases is taken out of the registry."""
+
+POISON = encode_failure(Failure(type="Poison", message="its worker was lost too often while running it"))
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -138,7 +149,7 @@ class Store(Protocol):
         """Extend the leases of `held` (id, token) and the worker's own heartbeat; returns the ids no longer ours."""
         ...
 
-    async def sweep(self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = 100) -> Swept:
+    async def sweep(self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT) -> Swept:
         """Promote what is due, take expired leases back, clear away workers that are gone."""
         ...
 

@@ -1,16 +1,17 @@
 """The audit: does every id have exactly one place, and does the conservation law hold? From the keys alone.
 
 A lane may hold millions of jobs and be in full use, so nothing here reads it in one step. Ids are read in chunks;
-whoever seems to be nowhere, or in two places, may only have moved in between. Those few suspects are then looked up
-in an atomic step, and only what is wrong at that instant is a violation. The counts are always read in one atomic
-step, so the law is exact under load.
+whoever seems to be nowhere, or in two places, may only have moved in between. If they are many, everything is read
+again, and suspect remains who is so twice. Those few are then looked up in an atomic step, and only what is wrong at
+that instant is a violation. The counts are always read in one atomic step, so the law is exact under load.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from queue_trio.core.job import UndecodableRecord, decode_record
 from queue_trio.core.store import AuditReport, Violation
 from queue_trio.redis import scripts
 from queue_trio.redis.client import Call
@@ -26,22 +27,56 @@ if TYPE_CHECKING:
 CHUNK = 1000
 """Ids per read."""
 
-SUSPECTS = 20
+SUSPECTS: Final = 20
 """Ids per atomic look-up, which searches whole lists for each."""
 
-_DEFAULT_RANK = 2
+SEARCHED: Final = 200_000
+"""List entries that one atomic look-up may pass, roughly: milliseconds of the server's time."""
+
+READINGS: Final = 3
+"""How often everything is read at most before suspects are looked up."""
+
+_DEFAULT_RANK: Final = 2
 
 
-async def audit(store: RedisStore, lane: Lane, keys: LaneKeys, *, repair: bool) -> AuditReport:
+async def audit(store: RedisStore, keys: LaneKeys, *, repair: bool) -> AuditReport:
     """See `Store.audit`."""
-    inboxes = await store.inboxes(lane)
+    checked, suspects = await _suspects(store, keys)
+    for _ in range(READINGS - 1):
+        if len(suspects) <= SUSPECTS:
+            break
+        suspects &= (await _suspects(store, keys))[1]
+    violations: list[Violation] = []
+    ordered = sorted(suspects)
+    # One at least: what must be searched cannot be cut any smaller.
+    ready = (await store.stats(keys.lane)).ready_total
+    at_once = max(1, min(SUSPECTS, SEARCHED // max(1, ready)))
+    for at in range(0, len(ordered), at_once):
+        located = await _locate(store, keys.lane, ordered[at : at + at_once])
+        for job_id, where in located.items():
+            problem = _problem(where)
+            if problem:
+                repaired = await _repair(store.client, keys, job_id, where) if repair else ""
+                violations.append(Violation(job_id, problem, repaired))
+    if repair:
+        await store.with_inboxes(keys.lane, scripts.load("balance"))
+    return AuditReport(stats=await store.stats(keys.lane), checked=checked, violations=tuple(violations))
+
+
+async def _suspects(store: RedisStore, keys: LaneKeys) -> tuple[int, set[str]]:
+    """How many ids there are, and those that did not seem to be in exactly one place."""
+    _, inboxes = await store.inboxes(keys.lane)
     records: set[str] = set()
     places: Counter[str] = Counter()
     async for ids in _members(store.client, "HSCAN", keys["job"]):
         records.update(ids)
+    leased: set[str] = set()
     for name in ("lease", "dead", "scheduled"):
+        # A scan may name a member twice, and twice is what this counts: hence a set for each place.
+        members: set[str] = leased if name == "lease" else set()
         async for ids in _members(store.client, "ZSCAN", keys[name]):
-            places.update(member[2:] if name == "scheduled" else member for member in ids)
+            members |= ids
+        places.update(member[2:] if name == "scheduled" else member for member in members)
     for name in [*(keys[ready] for ready in READY_KEYS), *inboxes]:
         async for items in _list_items(store.client, name):
             places.update(items)
@@ -50,21 +85,8 @@ async def audit(store: RedisStore, lane: Lane, keys: LaneKeys, *, repair: bool) 
         owners.update(ids)
 
     suspects = {job_id for job_id, count in places.items() if count != 1} | (records ^ places.keys())
-    suspects |= owners - records
-    violations: list[Violation] = []
-    ordered = sorted(suspects)
-    for at in range(0, len(ordered), SUSPECTS):
-        located = await _locate(store.client, keys, inboxes, ordered[at : at + SUSPECTS])
-        for job_id, where in located.items():
-            problem = _problem(where)
-            if problem:
-                repaired = await _repair(store.client, keys, job_id, where) if repair else ""
-                violations.append(Violation(job_id, problem, repaired))
-    if repair:
-        script = scripts.load("balance")
-        await store.client.run(Call(script, (*script.keys(keys), *inboxes), ()))
-    checked = len(records | places.keys())
-    return AuditReport(stats=await store.stats(lane), checked=checked, violations=tuple(violations))
+    suspects |= owners ^ leased
+    return len(records | places.keys()), suspects
 
 
 def _places(where: str) -> str:
@@ -100,7 +122,9 @@ async def _repair(client: Client, keys: LaneKeys, job_id: str, where: str) -> st
     places = _places(where)
     rank = next((int(place) for place in places if place.isdigit()), None)
     if rank is None:
-        rank = next(("ABCD".index(place) for place in places if place in "ABCD"), _DEFAULT_RANK)
+        rank = next(("ABCD".index(place) for place in places if place in "ABCD"), None)
+    if rank is None:
+        rank = await _recorded_rank(client, keys, job_id)
     if "j" not in where:
         keep = "nowhere"
     elif "l" in where and "o" in where:
@@ -118,14 +142,21 @@ async def _repair(client: Client, keys: LaneKeys, job_id: str, where: str) -> st
     return f"now {keep}" if done else "left alone: it has moved meanwhile"
 
 
-async def _locate(client: Client, keys: LaneKeys, inboxes: list[str], ids: list[str]) -> dict[str, str]:
-    script = scripts.load("locate")
-    replies = await client.run(Call(script, (*script.keys(keys), *inboxes), ids))
+async def _recorded_rank(client: Client, keys: LaneKeys, job_id: str) -> int:
+    """What the record says, for a job that no place can tell the priority of."""
+    try:
+        return decode_record(await client.ask("HGET", keys["job"], job_id)).priority.rank
+    except UndecodableRecord:
+        return _DEFAULT_RANK
+
+
+async def _locate(store: RedisStore, lane: Lane, ids: list[str]) -> dict[str, str]:
+    replies = await store.with_inboxes(lane, scripts.load("locate"), ids)
     return dict(zip(ids, map(bytes.decode, replies), strict=True))
 
 
 async def _members(client: Client, command: Literal["HSCAN", "ZSCAN"], key: str) -> AsyncIterator[set[str]]:
-    """Fields of a hash or members of a sorted set. A scan may name one twice, but never twice in one chunk's set."""
+    """Fields of a hash or members of a sorted set, by the chunk. A scan may name one twice."""
     cursor = "0"
     while True:
         cursor, pairs = await client.ask(command, key, cursor, "COUNT", CHUNK)

@@ -19,11 +19,11 @@ from queue_trio.core.breaker import Breaker, State, Transition
 from queue_trio.errors import (
     CircuitOpen,
     InfrastructureError,
-    NotSent,
     ServerError,
     ServerNotReady,
     ServerRefused,
     TransportError,
+    UsageError,
 )
 from queue_trio.redis.connection import Argument, Connection, pack_command
 from queue_trio.redis.endpoint import FixedResolver, parse_url
@@ -40,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+CLOSE_TIMEOUT_S = 0.1
+"""For saying goodbye on all connections together, which only TLS does; then they are closed without."""
+
 IDLE_CHECK_S = 1.0
 """A connection idle for longer is looked at before use: the server may have closed it meanwhile."""
 
@@ -52,7 +55,7 @@ class Call:
     keys: tuple[str, ...]
     args: Sequence[Any]
     maybe_sent: bool = field(default=False, init=False)
-    """An attempt is under way, or ended without a reply: the server may have acted already, or act later."""
+    """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
     def payload(self, command: str, what: str) -> bytes:
         return pack_command((command, what, len(self.keys), *self.keys, *self.args))
@@ -112,11 +115,18 @@ class Client:
         return self._down_since
 
     async def aclose(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close every connection. Idempotent; cancelled, it closes them all the same."""
         self._closed = True
-        while self._idle:
-            connection, _ = self._idle.pop()
-            await connection.aclose()
+        connections = [connection for connection, _ in self._idle]
+        self._idle.clear()
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT_S):
+                async with trio.open_nursery() as nursery:
+                    for connection in connections:
+                        nursery.start_soon(connection.aclose)
+        finally:
+            for connection in connections:
+                connection.abort()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -127,9 +137,9 @@ class Client:
         """
 
         async def attempt() -> Any:
-            (reply,) = await self._exchange(call.payload("EVALSHA", call.script.sha), 1, call=call)
+            (reply,) = await self._exchange(lambda: call.payload("EVALSHA", call.script.sha), 1, call=call)
             if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
-                (reply,) = await self._exchange(call.payload("EVAL", call.script.text), 1, call=call)
+                (reply,) = await self._exchange(lambda: call.payload("EVAL", call.script.text), 1, call=call)
             if isinstance(reply, ServerError):
                 raise reply
             return reply
@@ -146,7 +156,7 @@ class Client:
         payload = b"".join(map(pack_command, commands))
 
         async def attempt() -> list[Any]:
-            replies = await self._exchange(payload, len(commands))
+            replies = await self._exchange(lambda: payload, len(commands))
             for reply in replies:
                 if isinstance(reply, ServerError):
                     raise reply
@@ -157,9 +167,9 @@ class Client:
     async def command(self, *command: Argument, wait_s: float = 0.0) -> Any:
         """One plain command, sent once. `wait_s`: for how long the command itself blocks on the server.
 
-        Raises NotSent, Indeterminate or a ServerError.
+        Raises NotSent, Indeterminate or a ServerError; UsageError if the client is closed.
         """
-        (reply,) = await self._exchange(pack_command(command), 1, wait_s)
+        (reply,) = await self._exchange(lambda: pack_command(command), 1, wait_s)
         if isinstance(reply, ServerError):
             raise reply
         return reply
@@ -191,11 +201,14 @@ class Client:
             failures += 1
 
     async def _exchange(
-        self, payload: bytes, replies: int, wait_s: float = 0.0, *, call: Call | None = None
+        self, payload: Callable[[], bytes], replies: int, wait_s: float = 0.0, *, call: Call | None = None
     ) -> list[Any]:
-        """One exchange on a connection of one's own, with the breaker's leave. Every command passes through here."""
+        """One exchange on a connection of one's own, with the breaker's leave. Every command passes through here.
+
+        `payload` is asked for once there is a connection: until then an enqueuer may take jobs out of its call.
+        """
         if self._closed:
-            raise NotSent("the client is closed")
+            raise UsageError("this client is closed")
         # Without blocking where possible: each checkpoint costs a turn of the event loop.
         try:
             self._limit.acquire_nowait()
@@ -205,12 +218,17 @@ class Client:
             permit = self.breaker.acquire(trio.current_time())
             try:
                 connection = self._idle_connection() or await self._open_connection()
+                packed = payload()
+                sent_before = call is not None and call.maybe_sent
                 if call is not None:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
-                received = await connection.exchange(payload, replies, wait_s + self._settings.read_timeout)
+                received = await connection.exchange(packed, replies, wait_s + self._settings.read_timeout)
+                if call is not None:
+                    call.maybe_sent = sent_before  # this attempt has its answer, be it an error
             except TransportError:
                 permit.failure(trio.current_time())
+                self._drop_idle()
                 raise
             except ServerError:
                 permit.success(trio.current_time())  # it answered the handshake, if only to refuse
@@ -234,6 +252,13 @@ class Client:
                 return connection
             connection.abort()
         return None
+
+    def _drop_idle(self) -> None:
+        # What ended one connection has probably ended all. A connection that is silently dead (behind a firewall that
+        # forgot it) looks well, and finding out costs a read timeout: nobody should pay that for each one in turn.
+        for connection, _ in self._idle:
+            connection.abort()
+        self._idle.clear()
 
     async def _open_connection(self) -> Connection:
         endpoint = await self._resolver.resolve()

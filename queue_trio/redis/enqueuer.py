@@ -7,36 +7,30 @@ is done by one of those who wait, and handed to the next if that one is cancelle
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
-from queue_trio.core.job import Enqueued
 from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, QueueTrioError
+from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from queue_trio.core.job import NewJob
+    from queue_trio.core.job import Enqueued, NewJob
     from queue_trio.redis.scripts import Script
     from queue_trio.redis.session import Session
-
-MAX_CALL_BYTES: Final = 4 * 1024 * 1024
-"""Record bytes per call, roughly: one call must not block the server for long. A single larger record goes alone."""
-
-_ANSWERS: Final = {"c": Enqueued.CREATED, "d": Enqueued.DUPLICATE, "r": Enqueued.REFUSED}
 
 
 class _Part:
     """What one caller brought, and what became of it."""
 
-    __slots__ = ("abandoned", "answers", "error", "jobs", "sent", "size")
+    __slots__ = ("abandoned", "answers", "error", "jobs", "size")
 
     def __init__(self, jobs: Sequence[NewJob]) -> None:
         self.jobs = jobs
         self.size = sum(len(job.record) for job in jobs)
-        self.sent = False
         self.abandoned = False
         self.answers: list[Enqueued] = []
         self.error: QueueTrioError | None = None
@@ -63,26 +57,46 @@ class Enqueuer:
         part = _Part(jobs)
         self._waiting.append(part)
         try:
-            with trio.move_on_after(timeout_s):
-                async with self._turn:
+            with trio.move_on_after(max(0.0, timeout_s)):
+                await self._take_turn()
+                try:
                     while not part.settled:
                         await self._send()
+                finally:
+                    self._turn.release()
         finally:
             if not part.settled:
-                part.abandoned = True
-                if not part.sent:
-                    self._waiting.remove(part)
+                self._withdraw(part)
         if part.error is not None:
-            # A fresh exception for each caller: one object raised in many tasks would mix up their tracebacks.
-            raise part.error.with_traceback(None)
+            raise twin(part.error) from part.error
         if part.settled:
             return part.answers
-        if part.sent:
+        if part.abandoned:
             raise OutcomeUnknown(
                 f"no answer within {timeout_s:g} s, and the job may or may not be queued; "
                 "enqueue the same job object again to be sure, its id makes that safe"
             )
         raise DeadlineExceeded(f"Redis could not be reached within {timeout_s:g} s; nothing was queued")
+
+    async def _take_turn(self) -> None:
+        # Without blocking where possible: a checkpoint costs a turn of the event loop, and nobody else may be here.
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+
+    def _withdraw(self, part: _Part) -> None:
+        """Take back what has not left this process. What has may happen, and can only be given up."""
+        if part in self._waiting:
+            self._waiting.remove(part)
+            return
+        call = self._session.unanswered
+        if call is None or call.maybe_sent:
+            part.abandoned = True
+            return
+        # Another caller goes on trying for the rest of the batch; ours must not be in what it sends.
+        self._under_way.remove(part)
+        call.args = (call.args[0], *self._arguments())
 
     async def _send(self) -> None:
         """Send one call and hand out its answers."""
@@ -97,9 +111,9 @@ class Enqueuer:
                 part.error = error
             return
         at = 0
-        letters = reply.decode()
+        found = answers(reply)
         for part in self._under_way:
-            part.answers = [_ANSWERS[letter] for letter in letters[at : at + len(part.jobs)]]
+            part.answers = found[at : at + len(part.jobs)]
             at += len(part.jobs)
 
     def _next_batch(self) -> list[_Part]:
@@ -111,13 +125,7 @@ class Enqueuer:
             if count > MAX_BATCH or size > MAX_CALL_BYTES:
                 break
             batch.append(self._waiting.popleft())
-        for part in batch:
-            part.sent = True
         return batch
 
     def _arguments(self) -> list[str | int | bytes]:
-        arguments: list[str | int | bytes] = [self._max_length]
-        for part in self._under_way:
-            for job in part.jobs:
-                arguments += (job.id, job.priority.rank, job.delay_ms, job.unique_ms, job.record)
-        return arguments
+        return arguments(self._max_length, (job for part in self._under_way for job in part.jobs))

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "enqueue",
     "claim",
+    "pull",
     "adopt",
     "settle",
+    "register",
     "renew",
     "sweep",
     "bury",

@@ -14,20 +14,24 @@ MIN_VERSION: Final = (6, 2)
 
 
 async def check_server(connection: Connection, endpoint: Endpoint, *, timeout_s: float) -> None:
-    """Raises ServerUnusable, in one line with the remedy, if the server is too old or may evict jobs."""
+    """Ask the server, and `judge` its answer."""
     text = await connection.execute("INFO", timeout=timeout_s)
     assert isinstance(text, bytes)
-    info = parse_info(text)
+    judge(parse_info(text), endpoint.display)
+
+
+def judge(info: dict[str, str], display: str) -> None:
+    """Raises ServerUnusable, in one line with the remedy, if the server is too old or may evict jobs."""
     version = info.get("redis_version", "0")  # Valkey also reports the Redis version it is compatible with
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_VERSION:
         raise ServerUnusable(
-            "TOOOLD", f"{endpoint.display} is Redis {version}; queue_trio needs Redis 6.2 or Valkey 7.2, or newer"
+            "TOOOLD", f"{display} is Redis {version}; queue_trio needs Redis 6.2 or Valkey 7.2, or newer"
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise ServerUnusable(
             "EVICTS",
-            f"{endpoint.display} has maxmemory-policy {policy}, which would throw jobs away when memory is full; "
+            f"{display} has maxmemory-policy {policy}, which would throw jobs away when memory is full; "
             "set it to noeviction",
         )
 

@@ -15,11 +15,28 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from queue_trio.core.dequeue import PRIORITIES
-from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Failure, Lane, State, Verdict, encode_failure
-from queue_trio.core.store import MAX_BATCH, LaneStats, PeekedJob, Swept
-from queue_trio.errors import Indeterminate, InternalError, NotSent, ServerNotReady
+from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Lane, State, Verdict
+from queue_trio.core.store import (
+    MAX_BATCH,
+    POISON,
+    PROMOTE_LIMIT,
+    WORKER_SILENT_LEASES,
+    LaneStats,
+    PeekedJob,
+    Swept,
+)
+from queue_trio.errors import (
+    DeadlineExceeded,
+    Indeterminate,
+    InternalError,
+    NotSent,
+    OutcomeUnknown,
+    ServerNotReady,
+    ServerRefused,
+)
 from queue_trio.redis import audit, scripts
 from queue_trio.redis.client import Call
+from queue_trio.redis.enqueue_call import split
 from queue_trio.redis.enqueuer import Enqueuer
 from queue_trio.redis.keys import DEFAULT_PREFIX, READY_KEYS, LaneKeys, lanes_key
 from queue_trio.redis.session import Session
@@ -31,14 +48,7 @@ if TYPE_CHECKING:
     from queue_trio.core.job import NewJob, Outcome
     from queue_trio.core.store import AuditReport
     from queue_trio.redis.client import Client
-
-PROMOTE_LIMIT = 200
-"""Due jobs that one claim or sweep moves at most."""
-
-WORKER_SILENT_LEASES = 3
-"""A worker not heard of for so many leases is taken out of the registry (see lua/sweep.lua)."""
-
-POISON = encode_failure(Failure(type="Poison", message="its worker was lost too often while running it"))
+    from queue_trio.redis.scripts import Script
 
 
 @lru_cache(maxsize=64)
@@ -87,10 +97,11 @@ class RedisStore:
             return self._lanes.setdefault(lane, calls)
 
     async def _announce(self, lane: Lane, calls: _LaneCalls) -> None:
-        # Outside the scripts, because the set of lanes lies in another hash slot. Adding twice is adding once.
-        if not calls.announced:
+        # Outside the scripts, because the set of lanes is in another hash slot; and before them, so that no job is ever
+        # in a lane that nobody lists. Looking first, because with memory full even adding again is refused.
+        if not await self.client.ask("SISMEMBER", lanes_key(self._prefix), str(lane)):
             await self.client.ask("SADD", lanes_key(self._prefix), str(lane))
-            calls.announced = True
+        calls.announced = True
 
     # --- transitions -----------------------------------------------------------------------------------------------
 
@@ -105,11 +116,19 @@ class RedisStore:
             keys = calls.enqueue.keys(calls.keys, {"session": calls.keys.session(stream)})
             enqueuer = calls.enqueuers[max_length] = Enqueuer(Session(self.client), calls.enqueue, keys, max_length)
         answers: list[Enqueued] = []
-        for at in range(0, len(jobs), MAX_BATCH):
-            answers += await enqueuer.enqueue(jobs[at : at + MAX_BATCH], deadline - trio.current_time())
-        if not calls.announced:
-            with trio.move_on_after(max(0.0, deadline - trio.current_time())):
+        with trio.move_on_at(deadline):
+            if not calls.announced:
                 await self._announce(lane, calls)
+        try:
+            for piece in split(jobs):
+                answers += await enqueuer.enqueue(piece, deadline - trio.current_time())
+        except (DeadlineExceeded, ServerRefused) as error:
+            if not answers:
+                raise
+            raise OutcomeUnknown(
+                f"only the first {len(answers)} of {len(jobs)} jobs are known to be queued: {error}; "
+                "enqueue the same job objects again, their ids make that safe"
+            ) from error
         return answers
 
     async def claim(
@@ -129,7 +148,7 @@ class RedisStore:
         timeout_s = max(timeout_s, 0.001)
         try:
             await self.client.command("BLPOP", *wakes, f"{timeout_s:.3f}", wait_s=timeout_s)
-        except (NotSent, Indeterminate, ServerNotReady):
+        except (NotSent, Indeterminate, ServerNotReady, ServerRefused):
             # A lost token costs latency and never a job. The claim that follows waits for the server.
             await trio.lowlevel.checkpoint()
 
@@ -144,6 +163,12 @@ class RedisStore:
         except (NotSent, Indeterminate, ServerNotReady):
             # If the move happened, the job is in the inbox, and adopt takes everything that is there.
             return True
+        except ServerRefused:
+            script = scripts.load("pull")
+            if await self.client.run(Call(script, script.keys(keys, {"ready": source, "inbox": inbox}), ())):
+                return True
+            await trio.sleep(timeout_s)
+            return False
         return moved is not None
 
     async def adopt(self, lane: Lane, *, worker: str, want: int, lease_ms: int) -> Claim:
@@ -157,7 +182,12 @@ class RedisStore:
         return _claim(await session.call(calls.adopt, keys, (worker, min(want, MAX_BATCH), lease_ms)))
 
     async def settle(self, lane: Lane, outcomes: Sequence[Outcome]) -> list[bool]:
-        calls = self._calls(lane)
+        accepted: list[bool] = []
+        for at in range(0, len(outcomes), MAX_BATCH):
+            accepted += await self._settle(self._calls(lane), outcomes[at : at + MAX_BATCH])
+        return accepted
+
+    async def _settle(self, calls: _LaneCalls, outcomes: Sequence[Outcome]) -> list[bool]:
         plain: list[str] = []
         plain_at: list[int] = []
         others: list[str | int | bytes] = []
@@ -205,8 +235,8 @@ class RedisStore:
     async def register(self, lane: Lane, *, worker: str, info: str) -> None:
         calls = self._calls(lane)
         await self._announce(lane, calls)
-        await self.client.ask("HSET", calls.keys["worker_info"], worker, info)
-        await self.client.run(Call(calls.renew, calls.renew_keys, (worker, 0)))
+        script = scripts.load("register")
+        await self.client.run(Call(script, script.keys(calls.keys), (worker, info)))
 
     async def deregister(self, lane: Lane, *, worker: str) -> None:
         while not await self._bury(lane, worker, silent_ms=0):
@@ -232,9 +262,7 @@ class RedisStore:
         return [Lane(queue, int(partition)) for queue, _, partition in (name.rpartition(".") for name in names)]
 
     async def stats(self, lane: Lane) -> LaneStats:
-        calls, script = self._calls(lane), scripts.load("stats")
-        keys = (*script.keys(calls.keys), *await self.inboxes(lane))
-        reply = await self.client.run(Call(script, keys, ()))
+        reply = await self.with_inboxes(lane, scripts.load("stats"))
         records, leased, scheduled, dead, workers, paused, enqueued, completed, cancelled, purged, adjusted = reply[:11]
         return LaneStats(
             lane=str(lane),
@@ -252,15 +280,27 @@ class RedisStore:
             paused=bool(paused),
         )
 
-    async def inboxes(self, lane: Lane) -> list[str]:
-        """The inbox keys of every registered worker."""
+    async def inboxes(self, lane: Lane) -> tuple[list[str], list[str]]:
+        """Every registered worker, and their inbox keys, four each."""
         keys = self._calls(lane).keys
-        workers = await self.client.ask("ZRANGE", keys["workers"], 0, -1)
-        return [inbox for worker in workers for inbox in keys.inboxes(worker.decode())]
+        workers = [worker.decode() for worker in await self.client.ask("ZRANGE", keys["workers"], 0, -1)]
+        return workers, [inbox for worker in workers for inbox in keys.inboxes(worker)]
+
+    async def with_inboxes(self, lane: Lane, script: Script, ids: Sequence[str] | None = None) -> list[Any]:
+        """Run a script that looks into every inbox, on a registry that is still true when it runs."""
+        keys = script.keys(self._calls(lane).keys)
+        while True:
+            workers, inboxes = await self.inboxes(lane)
+            args = workers if ids is None else [len(workers), *workers, *ids]
+            reply: list[Any] = await self.client.run(Call(script, (*keys, *inboxes), args))
+            if reply:
+                return reply
 
     async def peek(self, lane: Lane, state: State, *, count: int) -> list[PeekedJob]:
         keys = self._calls(lane).keys
         found: list[PeekedJob] = []
+        if count < 1:
+            return found
         if state is State.READY:
             lists = await self.client.ask_many([("LRANGE", keys[name], 0, count - 1) for name in READY_KEYS])
             for priority, ids in zip(PRIORITIES, lists, strict=True):
@@ -299,13 +339,13 @@ class RedisStore:
                 owner=owner[2:].decode() if owner else None,
                 tries=int(tries or 0),
                 crashes=crashes.count(b" ") + 1 if crashes else 0,
-                errors=tuple((errors or b"").decode().splitlines()),
+                errors=tuple(errors.decode().split("\n")) if errors else (),
             )
             for job, raw, owner, tries, crashes, errors in zip(jobs, *columns, strict=True)
         ]
 
     async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
-        return await audit.audit(self, lane, self._calls(lane).keys, repair=repair)
+        return await audit.audit(self, self._calls(lane).keys, repair=repair)
 
 
 def _claim(reply: list[Any]) -> Claim:

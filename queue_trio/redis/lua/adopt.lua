@@ -3,7 +3,7 @@
 -- KEYS  session, job, lease, owner, tries, crashes, stats, control, inbox:0, inbox:1, inbox:2, inbox:3
 -- ARGV  seq, worker, want, lease_ms
 -- Output  as claim; next_due_ms is always -1
---#include clock session lease
+--#include clock session memory lease
 local SESSION, JOB, LEASE, OWNER, TRIES, CRASHES, STATS, CONTROL = unpack(KEYS, 1, 8)
 local seq, worker, want, lease_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
@@ -20,6 +20,7 @@ if again then
   return answer(leased_again(again, LEASE, OWNER, now + lease_ms, JOB, TRIES, CRASHES))
 end
 
+open_with_a_freeing_write(OWNER)
 local ids, ranks = {}, {}
 for rank = 0, 3 do
   if #ids >= want then break end
@@ -31,7 +32,7 @@ for rank = 0, 3 do
     end
   end
 end
-if #ids == 0 then return {'', {}, {}, {}, {}, -1, paused} end
+if #ids == 0 then return answer(leased_nothing(SESSION, seq)) end
 
 local token = lease_out(STATS, LEASE, OWNER, worker, ids, ranks, now + lease_ms)
 record_reply(SESSION, seq, token .. ' ' .. table.concat(ids, ' '))

@@ -4,13 +4,15 @@
 -- ARGV  seq, worker, want, lease_ms, promote_limit, order (ranks, such as "0123")
 -- Output  {token, ids, records, tries, crashes, next_due_ms (-1: none), paused (0 or 1)}; tries and crashes hold
 --         nothing when no job has any
---#include clock session ready promote lease
+--#include clock session memory ready promote lease
 local SESSION, JOB, SCHEDULED, LEASE, OWNER, TRIES, CRASHES, STATS, CONTROL = unpack(KEYS, 1, 9)
 local READY = {unpack(KEYS, 10, 13)}
 local seq, worker, want, lease_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 
-local function answer(reply, next_due, paused)
+local paused = redis.call('HGET', CONTROL, 'paused') == '1' and 1 or 0
+
+local function answer(reply, next_due)
   reply[6], reply[7] = next_due, paused
   return reply
 end
@@ -18,10 +20,11 @@ end
 local again = recorded_reply(SESSION, seq)
 if again then
   if again.err then return again end
-  return answer(leased_again(again, LEASE, OWNER, now + lease_ms, JOB, TRIES, CRASHES), -1, 0)
+  return answer(leased_again(again, LEASE, OWNER, now + lease_ms, JOB, TRIES, CRASHES), -1)
 end
 
-if redis.call('HGET', CONTROL, 'paused') == '1' then return {'', {}, {}, {}, {}, -1, 1} end
+open_with_a_freeing_write(OWNER)
+if paused == 1 then return answer(leased_nothing(SESSION, seq), -1) end
 
 promote(SCHEDULED, READY, now, tonumber(ARGV[5]))
 local ids, ranks = {}, {}
@@ -41,9 +44,8 @@ if #ids < want then
   local first = redis.call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')
   if first[2] then next_due = math.max(0, first[2] - now) end
 end
--- An empty claim changed nothing, so it is not recorded: sent again, it simply looks again.
-if #ids == 0 then return {'', {}, {}, {}, {}, next_due, 0} end
+if #ids == 0 then return answer(leased_nothing(SESSION, seq), next_due) end
 
 local token = lease_out(STATS, LEASE, OWNER, worker, ids, ranks, now + lease_ms)
 record_reply(SESSION, seq, token .. ' ' .. table.concat(ids, ' '))
-return answer(leased_reply(token, ids, JOB, TRIES, CRASHES), next_due, 0)
+return answer(leased_reply(token, ids, JOB, TRIES, CRASHES), next_due)

@@ -25,12 +25,13 @@ for i = others, #ARGV, 6 do
   ids[#ids + 1], tokens[#tokens + 1] = ARGV[i], ARGV[i + 1]
 end
 
--- The fence: only the holder of the current lease passes.
+-- The fence: only the holder of the current lease passes, and once.
 local owners = redis.call('HMGET', OWNER, unpack(ids))
-local letters, accepted, stale = {}, {}, {}
+local letters, accepted, stale, passed = {}, {}, {}, {}
 for i, id in ipairs(ids) do
-  if owners[i] and string.sub(owners[i], 3) == tokens[i] then
+  if owners[i] and not passed[id] and string.sub(owners[i], 3) == tokens[i] then
     letters[i] = 'a'
+    passed[id] = true
     accepted[#accepted + 1] = id
   else
     letters[i] = 's'

@@ -24,12 +24,19 @@ local function leased_reply(token, ids, job, tries, crashes)
   return {token, ids, records, failed, crashed}
 end
 
+-- Recorded too, although nothing has changed: a copy of this call that is still on its way must find that the call has
+-- been answered, or it would lease jobs to a worker that never learns of them.
+local function leased_nothing(session, seq)
+  record_reply(session, seq, '')
+  return {'', {}, {}, {}, {}}
+end
+
 -- The recorded reply of a claim is "<token> <id> <id> ...". Sent again, it is the same jobs, less those that were
 -- taken back meanwhile, and the leases begin anew: the worker only learns of them now.
 local function leased_again(recorded, lease, owner, deadline, job, tries, crashes)
   local words = {}
   for word in string.gmatch(recorded, '%S+') do words[#words + 1] = word end
-  local token = table.remove(words, 1)
+  local token = table.remove(words, 1) or ''
   if #words == 0 then return {token, {}, {}, {}, {}} end
   local owners, ids, scores = redis.call('HMGET', owner, unpack(words)), {}, {}
   for i, id in ipairs(words) do

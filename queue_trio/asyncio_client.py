@@ -1,0 +1,187 @@
+"""The client for asyncio programs, such as web applications. For one event loop, and any number of its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import from_json
+
+from queue_trio.core.job import Enqueued, Lane
+from queue_trio.errors import DeadlineExceeded, ServerRefused, UsageError
+from queue_trio.redis.foreign import Foreign, connection_options
+from queue_trio.submission import RESULT_POLL_S, JobId, conclude, no_result, only_some, prepare_many
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from queue_trio.app import App, Job
+    from queue_trio.redis.endpoint import Endpoint
+
+__all__ = ["AsyncioQueueClient"]
+
+
+class AsyncioQueueClient:
+    """Open it with `async with app.asyncio_client() as client:`. Safe for many tasks at once.
+
+    Enqueueing waits through an outage for up to `client.timeout` seconds. Then it raises DeadlineExceeded (nothing
+    was queued) or OutcomeUnknown (it may have been; enqueue the same Job object again to be sure). It raises
+    ServerRefused at once if Redis refuses writes, ServerUnusable if it will never accept them. A cancelled call may
+    or may not have queued its jobs.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._settings = app.settings.client
+        self._open: Foreign | None = None
+
+    async def __aenter__(self) -> Self:
+        name = f"queue-trio:{self._app.name}:client"
+        self._open = Foreign(self._app.settings.redis, _Asyncio(), name=name)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            foreign, self._open = self._open, None
+            await foreign.aclose()
+
+    @property
+    def _foreign(self) -> Foreign:
+        if self._open is None:
+            raise UsageError(
+                "this client is not open: use it inside `async with app.asyncio_client() as client:`"
+            )
+        return self._open
+
+    async def connect(self) -> None:
+        """Check that Redis can be used, now and without waiting. Raises InfrastructureError with the reason."""
+        await self._foreign.check()
+
+    async def enqueue(self, job: Job) -> JobId:
+        """Queue one job; concurrent tasks share round trips. Raises QueueFull, PayloadTooLarge, see the class."""
+        return (await self.enqueue_many((job,)))[0]
+
+    async def enqueue_many(self, jobs: Sequence[Job]) -> list[JobId]:
+        """Queue many jobs in few round trips; one id each, in order. Raises as `enqueue`.
+
+        Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
+        what is queued already stays as it is.
+        """
+        settings = self._settings
+        foreign = self._foreign
+        deadline = time.monotonic() + settings.timeout
+        answers = [Enqueued.CREATED] * len(jobs)
+        now_ms = time.time_ns() // 1_000_000
+        by_lane = prepare_many(jobs, now_ms=now_ms, max_payload=settings.max_payload)
+        done = 0
+        for lane, (positions, batch) in by_lane.items():
+            try:
+                replies = await foreign.enqueue(
+                    lane, batch, max_length=settings.max_length, deadline=deadline
+                )
+            except (DeadlineExceeded, ServerRefused) as error:
+                if not done:
+                    raise
+                raise only_some(done, len(jobs), error) from error
+            done += len(batch)
+            for at, answer in zip(positions, replies, strict=True):
+                answers[at] = answer
+        return conclude(jobs, answers, settings.max_length)
+
+    async def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
+        """What the task returned, as JSON values, if it keeps results (`keep_result`). `wait`: seconds to wait for it.
+
+        Raises NoResult if there is none, DeadlineExceeded if Redis does not answer for `client.timeout` seconds.
+        """
+        foreign = self._foreign
+        until = time.monotonic() + wait
+        while True:
+            raw = await foreign.result(
+                Lane(queue), job_id, deadline=time.monotonic() + self._settings.timeout
+            )
+            if raw is not None:
+                return from_json(raw)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise no_result(job_id)
+            await asyncio.sleep(min(RESULT_POLL_S, left))
+
+
+# --- how tasks wait ------------------------------------------------------------------------------------------------
+
+
+class _Asyncio:
+    """A `foreign.Port` that lets other tasks run."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def lock(self, count: int = 1) -> _AsyncioLock:
+        return _AsyncioLock(count)
+
+    async def connect(
+        self, endpoint: Endpoint, connect_timeout_s: float, read_timeout_s: float
+    ) -> _AsyncioWire:
+        from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+        options = connection_options(endpoint, connect_timeout_s, read_timeout_s)
+        kind: Any = (
+            UnixDomainSocketConnection if endpoint.path else SSLConnection if endpoint.tls else Connection
+        )
+        connection = kind(**options)
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return _AsyncioWire(connection)
+
+
+class _AsyncioLock:
+    def __init__(self, count: int) -> None:
+        self._semaphore = asyncio.Semaphore(count)
+
+    async def acquire(self, timeout_s: float) -> bool:
+        if not self._semaphore.locked():
+            # At once, also when no time is left, as a thread's lock does.
+            return await self._semaphore.acquire()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._semaphore.acquire()
+        except TimeoutError:
+            return False
+
+    def release(self) -> None:
+        self._semaphore.release()
+
+
+class _AsyncioWire:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        # redis-py forgets it when it hangs up, and over TLS hanging up is only the beginning of closing.
+        self._transport: asyncio.WriteTransport = connection._writer.transport
+
+    async def exchange(self, payload: bytes, timeout_s: float) -> Any:
+        async with asyncio.timeout(timeout_s):
+            await self._connection.send_packed_command([payload], check_health=False)
+            return await self._connection.read_response()
+
+    async def stale(self) -> bool:
+        from redis.exceptions import RedisError
+
+        try:
+            return bool(await self._connection.can_read())
+        except (RedisError, OSError):
+            return True
+
+    async def close(self) -> None:
+        # Without waiting for the transport: a cancelled caller must be done here before anyone else can run.
+        await self._connection.disconnect(nowait=True)
+        self._transport.abort()

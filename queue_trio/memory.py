@@ -1,0 +1,415 @@
+"""The Store in memory: the readable model of the queue, for unit tests, examples and simulation.
+
+One process, nothing kept. Every move of a job goes through `core.job.advance`, so it does nothing that the picture in
+`core/job.py` does not show, and a conformance suite in `tests/store` holds `RedisStore` to the same behaviour. Knows
+no Redis and no clock: the time of jobs is what `clock` says. Only `wait` and `pull` wait, on Trio's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from queue_trio.core.dequeue import PRIORITIES, Priority
+from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Event, Lane, State, Verdict, advance
+from queue_trio.core.store import (
+    MAX_BATCH,
+    MAX_HISTORY,
+    POISON,
+    PROMOTE_LIMIT,
+    WORKER_SILENT_LEASES,
+    AuditReport,
+    LaneStats,
+    PeekedJob,
+    Swept,
+    Violation,
+)
+from queue_trio.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from queue_trio.core.job import NewJob, Outcome
+
+_WAKE_TOKENS_MAX = 64
+_EVENTS = {Verdict.RETRY: Event.RETRY, Verdict.DEAD: Event.BURY, Verdict.DONE: Event.COMPLETE}
+
+
+@dataclass(slots=True)
+class _Job:
+    record: bytes
+    priority: Priority
+    state: State
+    token: str = ""
+    """Of the current lease; empty while there is none."""
+    tries: int = 0
+    crashes: list[str] = field(default_factory=list)
+    """Tokens of the leases lost: a worker that comes back alive can take its own off again and no other."""
+    errors: list[str] = field(default_factory=list)
+
+    def remember(self, now: int, failure: bytes) -> None:
+        self.errors = [*self.errors, f"{now} {failure.decode()}"][-MAX_HISTORY:]
+
+    def forgive(self, token: str) -> None:
+        self.crashes = [other for other in self.crashes if other != token]
+
+
+_Lists = dict[Priority, deque[str]]
+
+
+def _empty_lists() -> _Lists:
+    return {priority: deque() for priority in PRIORITIES}
+
+
+class _Lane:
+    """One lane. No method of it awaits, so each is one atomic step."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, _Job] = {}
+        self.ready = _empty_lists()
+        self.inboxes: defaultdict[str, _Lists] = defaultdict(_empty_lists)
+        self.scheduled: dict[str, int] = {}
+        self.leased: dict[str, int] = {}
+        self.dead: dict[str, int] = {}
+        self.unique: dict[str, int] = {}
+        self.results: dict[str, tuple[bytes, int]] = {}
+        self.workers: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.paused = False
+        self.swept_ms: int | None = None
+        self.hold_until_ms = 0
+        self.wake = 0
+        self.news = trio.Event()
+
+    # --- moving a job ----------------------------------------------------------------------------------------------
+
+    def by_time(self, place: dict[str, int], until_ms: float = math.inf) -> list[str]:
+        """The ids of `place` up to a time, earliest first; of equals by priority and name, as Redis sorts them."""
+        rank = {id_: self.jobs[id_].priority.rank if place is self.scheduled else 0 for id_ in place}
+        return sorted(
+            (id_ for id_ in place if place[id_] <= until_ms), key=lambda id_: (place[id_], rank[id_], id_)
+        )
+
+    def end_lease(self, id_: str, event: Event) -> _Job:
+        job = self.jobs[id_]
+        job.state, job.token = advance(job.state, event), ""
+        del self.leased[id_]
+        return job
+
+    def to_front(self, ids: Sequence[str]) -> None:
+        """The first of `ids` will be the foremost of its priority."""
+        for id_ in reversed(ids):
+            self.ready[self.jobs[id_].priority].appendleft(id_)
+
+    def tell(self, count: int) -> None:
+        """As many wake tokens as there are jobs or workers, whichever is fewer."""
+        if count:
+            self.wake = max(self.wake, min(count, _WAKE_TOKENS_MAX, max(1, len(self.workers))))
+            self.news.set()
+            self.news = trio.Event()
+
+    def promote(self, now: int, limit: int) -> int:
+        due = self.by_time(self.scheduled, now)[:limit]
+        for id_ in due:
+            job = self.jobs[id_]
+            job.state = advance(job.state, Event.DUE)
+            del self.scheduled[id_]
+            self.ready[job.priority].append(id_)
+        return len(due)
+
+    def lease(self, ids: Iterable[str], worker: str, deadline_ms: int) -> list[ClaimedJob]:
+        claimed: list[ClaimedJob] = []
+        for id_ in ids:
+            if not claimed:
+                self.counts["claims"] += 1
+            job = self.jobs[id_]
+            job.state, job.token = advance(job.state, Event.CLAIM), f"{worker}:{self.counts['claims']}"
+            self.leased[id_] = deadline_ms
+            claimed.append(ClaimedJob(id_, job.token, job.record, job.tries, len(job.crashes)))
+        return claimed
+
+    # --- transitions -----------------------------------------------------------------------------------------------
+
+    def enqueue(self, job: NewJob, now: int, full: bool) -> Enqueued:
+        if self.unique.get(job.id, 0) > now or job.id in self.jobs:
+            return Enqueued.DUPLICATE
+        if full:
+            return Enqueued.REFUSED
+        state = State.SCHEDULED if job.delay_ms > 0 else State.READY
+        self.jobs[job.id] = _Job(job.record, job.priority, state)
+        if state is State.SCHEDULED:
+            self.scheduled[job.id] = now + job.delay_ms
+        else:
+            self.ready[job.priority].append(job.id)
+        if job.unique_ms > 0:
+            self.unique[job.id] = now + job.unique_ms
+        self.counts["enqueued"] += 1
+        return Enqueued.CREATED
+
+    def settle(self, outcome: Outcome, now: int) -> State | None:
+        """The job's new state, or None if the token is not that of its current lease."""
+        id_, verdict, due = outcome.id, outcome.verdict, now + outcome.delay_ms
+        if id_ not in self.leased or self.jobs[id_].token != outcome.token:
+            return None
+        released = Event.RELEASE_LATER if outcome.delay_ms > 0 else Event.RELEASE
+        job = self.end_lease(id_, _EVENTS.get(verdict, released))
+        if verdict is Verdict.DONE:
+            del self.jobs[id_]
+            self.counts["completed"] += 1
+            if outcome.keep_ms:
+                self.results[id_] = (outcome.detail, now + outcome.keep_ms)
+        else:
+            if verdict in (Verdict.RETRY, Verdict.DEAD):
+                job.remember(now, outcome.detail)
+            if verdict is Verdict.RETRY:
+                job.tries += 1
+            if job.state is State.SCHEDULED:
+                self.scheduled[id_] = due
+            elif job.state is State.DEAD:
+                self.dead[id_] = now
+        return job.state
+
+    def forgive(self, id_: str, token: str) -> None:
+        if id_ in self.jobs:
+            self.jobs[id_].forgive(token)
+
+    def sweep(self, now: int, lease_ms: int, max_crashes: int, limit: int) -> Swept:
+        # Nobody swept for half a lease: an outage, in which nobody could renew either. Hold all leases for one lease.
+        if self.swept_ms is not None and now - self.swept_ms > lease_ms / 2:
+            self.hold_until_ms = now + lease_ms
+        self.swept_ms = now
+        promoted = self.promote(now, limit)
+        self.unique = {id_: until_ms for id_, until_ms in self.unique.items() if until_ms > now}
+        if now < self.hold_until_ms:
+            self.tell(promoted)
+            return Swept(promoted, hold_ms=self.hold_until_ms - now)
+        reclaimed: list[str] = []
+        poisoned: list[str] = []
+        for id_ in self.by_time(self.leased, now)[:limit]:
+            job = self.jobs[id_]
+            job.crashes.append(job.token)
+            if len(job.crashes) > max_crashes:
+                self.end_lease(id_, Event.BURY).remember(now, POISON)
+                self.dead[id_] = now
+                poisoned.append(id_)
+            else:
+                self.end_lease(id_, Event.RECLAIM)
+                reclaimed.append(id_)
+        self.to_front(reclaimed)
+        self.tell(promoted + len(reclaimed))
+        silent_ms = now - WORKER_SILENT_LEASES * lease_ms
+        silent = tuple(worker for worker, seen_ms in self.workers.items() if seen_ms <= silent_ms)
+        for worker in silent:
+            self.bury(worker)
+        return Swept(promoted, tuple(reclaimed), tuple(poisoned), silent)
+
+    def bury(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        returned = [id_ for inbox in self.inboxes.pop(worker, _empty_lists()).values() for id_ in inbox]
+        self.to_front(returned)
+        self.tell(len(returned))
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def lists(self) -> Iterable[_Lists]:
+        return (self.ready, *self.inboxes.values())
+
+    def stats(self, name: str) -> LaneStats:
+        return LaneStats(
+            lane=name,
+            ready={priority: sum(len(lists[priority]) for lists in self.lists()) for priority in PRIORITIES},
+            scheduled=len(self.scheduled),
+            leased=len(self.leased),
+            dead=len(self.dead),
+            records=len(self.jobs),
+            workers=len(self.workers),
+            paused=self.paused,
+            **{
+                name: self.counts[name]
+                for name in ("enqueued", "completed", "cancelled", "purged", "adjusted")
+            },
+        )
+
+    def peek(self, state: State, count: int) -> list[PeekedJob]:
+        place = {State.SCHEDULED: self.scheduled, State.LEASED: self.leased, State.DEAD: self.dead}.get(state)
+        if place is not None:
+            ids = self.by_time(place)
+        elif state is State.READY:
+            ids = [id_ for priority in PRIORITIES for id_ in self.ready[priority]]
+        else:
+            raise InternalError(f"{state} jobs are gone: there is nothing to peek at")
+        return [
+            PeekedJob(
+                id=id_,
+                state=state,
+                raw=job.record,
+                at_ms=place[id_] if place is not None else None,
+                priority=None if state is State.DEAD else job.priority,
+                owner=job.token or None,
+                tries=job.tries,
+                crashes=len(job.crashes),
+                errors=tuple(job.errors),
+            )
+            for id_, job in ((id_, self.jobs[id_]) for id_ in ids[:count])
+        ]
+
+    def audit(self) -> list[Violation]:
+        places: defaultdict[str, list[State]] = defaultdict(list)
+        listed = [id_ for lists in self.lists() for ids in lists.values() for id_ in ids]
+        for state, ids in (
+            (State.READY, listed),
+            (State.SCHEDULED, self.scheduled),
+            (State.LEASED, self.leased),
+            (State.DEAD, self.dead),
+        ):
+            for id_ in ids:
+                places[id_].append(state)
+        expected = {id_: [job.state] for id_, job in self.jobs.items()}
+        return [
+            Violation(id_, f"is in {places.get(id_)}, and should be in {expected.get(id_)}")
+            for id_ in sorted(expected.keys() | places.keys())
+            if places.get(id_) != expected.get(id_)
+        ]
+
+
+class MemoryStore:
+    """See `core.store.Store`. `clock` gives the time in milliseconds; it is asked once per step."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._lanes: defaultdict[Lane, _Lane] = defaultdict(_Lane)
+        self._announced: set[Lane] = set()
+
+    async def _enter(self, lane: Lane) -> tuple[_Lane, int]:
+        """The lane and the time. The one checkpoint of each call comes first: cancelled there, nothing has happened."""
+        await trio.lowlevel.checkpoint()
+        return self._lanes[lane], self._clock()
+
+    async def enqueue(
+        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
+    ) -> list[Enqueued]:
+        at, now = await self._enter(lane)
+        self._announced.add(lane)
+        answers = []
+        for job in jobs:
+            waiting = len(at.scheduled) + sum(map(len, at.ready.values()))
+            answers.append(at.enqueue(job, now, full=0 < max_length <= waiting))
+        at.tell(answers.count(Enqueued.CREATED))
+        return answers
+
+    async def claim(
+        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+    ) -> Claim:
+        at, now = await self._enter(lane)
+        if at.paused:
+            return Claim([], paused=True)
+        at.promote(now, PROMOTE_LIMIT)
+        want = min(want, MAX_BATCH)
+        ids: list[str] = []
+        for priority in order:
+            while at.ready[priority] and len(ids) < want:
+                ids.append(at.ready[priority].popleft())
+        due = min(at.scheduled.values(), default=None) if len(ids) < want else None
+        return Claim(at.lease(ids, worker, now + lease_ms), None if due is None else max(0, due - now))
+
+    async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(timeout_s):
+            async with trio.open_nursery() as nursery:
+                for lane in lanes:
+                    nursery.start_soon(self._wait_one, self._lanes[lane], nursery.cancel_scope)
+
+    async def _wait_one(self, at: _Lane, others: trio.CancelScope) -> None:
+        while not at.wake:
+            await at.news.wait()
+        at.wake -= 1
+        others.cancel()
+
+    async def pull(self, lane: Lane, *, worker: str, priority: Priority, timeout_s: float) -> bool:
+        at, _ = await self._enter(lane)
+        with trio.move_on_after(timeout_s):
+            while not at.ready[priority]:
+                await at.news.wait()
+        if not at.ready[priority]:
+            return False
+        at.inboxes[worker][priority].append(at.ready[priority].popleft())
+        return True
+
+    async def adopt(self, lane: Lane, *, worker: str, want: int, lease_ms: int) -> Claim:
+        at, now = await self._enter(lane)
+        ids: list[str] = []
+        for inbox in at.inboxes[worker].values():
+            while inbox and len(ids) < min(want, MAX_BATCH):
+                ids.append(inbox.popleft())
+        return Claim(at.lease(ids, worker, now + lease_ms), paused=at.paused)
+
+    async def settle(self, lane: Lane, outcomes: Sequence[Outcome]) -> list[bool]:
+        at, now = await self._enter(lane)
+        states = [at.settle(outcome, now) for outcome in outcomes]
+        for outcome, state in zip(outcomes, states, strict=True):
+            if state is None:
+                at.forgive(outcome.id, outcome.token)
+        at.to_front(
+            [outcome.id for outcome, state in zip(outcomes, states, strict=True) if state is State.READY]
+        )
+        at.tell(states.count(State.READY) + states.count(State.SCHEDULED))
+        return [state is not None for state in states]
+
+    async def renew(
+        self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
+    ) -> list[str]:
+        at, now = await self._enter(lane)
+        at.workers[worker] = now
+        lost: list[str] = []
+        for id_, token in held:
+            if id_ in at.leased and at.jobs[id_].token == token:
+                at.leased[id_] = now + lease_ms
+            else:
+                lost.append(id_)
+                at.forgive(id_, token)
+        return lost
+
+    async def sweep(
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+    ) -> Swept:
+        at, now = await self._enter(lane)
+        return at.sweep(now, lease_ms, max_crashes, limit)
+
+    async def register(self, lane: Lane, *, worker: str, info: str) -> None:
+        at, now = await self._enter(lane)
+        self._announced.add(lane)
+        at.workers[worker] = now
+
+    async def deregister(self, lane: Lane, *, worker: str) -> None:
+        at, _ = await self._enter(lane)
+        at.bury(worker)
+
+    async def pause(self, lane: Lane, paused: bool) -> None:
+        at, _ = await self._enter(lane)
+        at.paused = paused
+
+    async def result(self, lane: Lane, job_id: str) -> bytes | None:
+        at, now = await self._enter(lane)
+        value, until_ms = at.results.get(job_id, (None, 0))
+        return value if now < until_ms else None
+
+    async def lanes(self) -> list[Lane]:
+        await trio.lowlevel.checkpoint()
+        return sorted(self._announced, key=str)
+
+    async def stats(self, lane: Lane) -> LaneStats:
+        at, _ = await self._enter(lane)
+        return at.stats(str(lane))
+
+    async def peek(self, lane: Lane, state: State, *, count: int) -> list[PeekedJob]:
+        at, _ = await self._enter(lane)
+        return at.peek(state, count)
+
+    async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
+        """Nobody else can reach into this store, so there is nothing that `repair` could do."""
+        at, _ = await self._enter(lane)
+        return AuditReport(stats=at.stats(str(lane)), checked=len(at.jobs), violations=tuple(at.audit()))

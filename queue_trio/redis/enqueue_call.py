@@ -1,0 +1,55 @@
+"""The enqueue script's arguments and its answer, for every client: Trio, asyncio and plain threads. No I/O.
+
+Contract: the header of `lua/enqueue.lua`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from queue_trio.core.job import Enqueued
+from queue_trio.core.store import MAX_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from queue_trio.core.job import NewJob
+    from queue_trio.errors import QueueTrioError
+
+MAX_CALL_BYTES: Final = 4 * 1024 * 1024
+"""Record bytes per call, roughly: one call must not block the server for long. A single larger record goes alone."""
+
+_ANSWERS: Final = {ord("c"): Enqueued.CREATED, ord("d"): Enqueued.DUPLICATE, ord("r"): Enqueued.REFUSED}
+
+
+def arguments(max_length: int, jobs: Iterable[NewJob]) -> list[str | int | bytes]:
+    """What follows the sequence number."""
+    found: list[str | int | bytes] = [max_length]
+    for job in jobs:
+        found += (job.id, job.priority.rank, job.delay_ms, job.unique_ms, job.record)
+    return found
+
+
+def answers(reply: bytes) -> list[Enqueued]:
+    """One per job, in order."""
+    return [_ANSWERS[letter] for letter in reply]
+
+
+def split(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """Pieces small enough for one call each, by number and by bytes."""
+    start, size = 0, 0
+    for at, job in enumerate(jobs):
+        if at > start and (at - start == MAX_BATCH or size + len(job.record) > MAX_CALL_BYTES):
+            yield jobs[start:at]
+            start, size = at, 0
+        size += len(job.record)
+    if start < len(jobs):
+        yield jobs[start:]
+
+
+def twin(error: QueueTrioError) -> QueueTrioError:
+    """A copy to raise: one object raised for several callers would mix up their tracebacks."""
+    # Not copy.copy, which would call the class with `args`, and those are not what every constructor takes.
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy

@@ -1,0 +1,187 @@
+"""The client for programs without an event loop: web applications, scripts, notebooks. Safe for many threads."""
+
+# ruff: noqa: ASYNC251  # these coroutines are run by `run_blocking`: blocking is what they are for
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import from_json
+
+from queue_trio.core.job import Enqueued, Lane
+from queue_trio.errors import DeadlineExceeded, ServerRefused, UsageError
+from queue_trio.redis.foreign import Foreign, connection_options, run_blocking
+from queue_trio.submission import RESULT_POLL_S, JobId, conclude, no_result, only_some, prepare_many
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from queue_trio.app import App, Job
+    from queue_trio.redis.endpoint import Endpoint
+
+__all__ = ["SyncQueueClient"]
+
+
+class SyncQueueClient:
+    """Open it with `with app.sync_client() as client:`. Any thread may use it, and so may a process forked after that.
+
+    Enqueueing waits through an outage for up to `client.timeout` seconds. Then it raises DeadlineExceeded (nothing
+    was queued) or OutcomeUnknown (it may have been; enqueue the same Job object again to be sure). It raises
+    ServerRefused at once if Redis refuses writes, ServerUnusable if it will never accept them.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._settings = app.settings.client
+        self._open: Foreign | None = None
+        self._owner = 0
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            foreign, self._open = self._open, None
+            run_blocking(foreign.aclose())
+
+    def _start(self) -> Foreign:
+        foreign = Foreign(self._app.settings.redis, _Blocking(), name=f"queue-trio:{self._app.name}:client")
+        self._open, self._owner = foreign, os.getpid()
+        return foreign
+
+    @property
+    def _foreign(self) -> Foreign:
+        if self._open is None:
+            raise UsageError("this client is not open: use it inside `with app.sync_client() as client:`")
+        if self._owner != os.getpid():
+            # After a fork the parent goes on with its connections and sequence numbers; ours must be others.
+            with _after_fork:
+                if self._owner != os.getpid():
+                    return self._start()
+        return self._open
+
+    def connect(self) -> None:
+        """Check that Redis can be used, now and without waiting. Raises InfrastructureError with the reason."""
+        run_blocking(self._foreign.check())
+
+    def enqueue(self, job: Job) -> JobId:
+        """Queue one job; concurrent threads share round trips. Raises QueueFull, PayloadTooLarge, see the class."""
+        return self.enqueue_many((job,))[0]
+
+    def enqueue_many(self, jobs: Sequence[Job]) -> list[JobId]:
+        """Queue many jobs in few round trips; one id each, in order. Raises as `enqueue`.
+
+        Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
+        what is queued already stays as it is.
+        """
+        settings = self._settings
+        foreign = self._foreign
+        deadline = time.monotonic() + settings.timeout
+        answers = [Enqueued.CREATED] * len(jobs)
+        now_ms = time.time_ns() // 1_000_000
+        by_lane = prepare_many(jobs, now_ms=now_ms, max_payload=settings.max_payload)
+        done = 0
+        for lane, (positions, batch) in by_lane.items():
+            try:
+                replies = run_blocking(
+                    foreign.enqueue(lane, batch, max_length=settings.max_length, deadline=deadline)
+                )
+            except (DeadlineExceeded, ServerRefused) as error:
+                if not done:
+                    raise
+                raise only_some(done, len(jobs), error) from error
+            done += len(batch)
+            for at, answer in zip(positions, replies, strict=True):
+                answers[at] = answer
+        return conclude(jobs, answers, settings.max_length)
+
+    def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
+        """What the task returned, as JSON values, if it keeps results (`keep_result`). `wait`: seconds to wait for it.
+
+        Raises NoResult if there is none, DeadlineExceeded if Redis does not answer for `client.timeout` seconds.
+        """
+        foreign = self._foreign
+        until = time.monotonic() + wait
+        while True:
+            deadline = time.monotonic() + self._settings.timeout
+            raw = run_blocking(foreign.result(Lane(queue), job_id, deadline=deadline))
+            if raw is not None:
+                return from_json(raw)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise no_result(job_id)
+            time.sleep(min(RESULT_POLL_S, left))
+
+
+_after_fork = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().__setitem__("_after_fork", threading.Lock()))
+
+
+# --- how threads wait ----------------------------------------------------------------------------------------------
+
+
+class _Blocking:
+    """A `foreign.Port` that blocks the thread."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def lock(self, count: int = 1) -> _BlockingLock:
+        return _BlockingLock(count)
+
+    async def connect(
+        self, endpoint: Endpoint, connect_timeout_s: float, read_timeout_s: float
+    ) -> _BlockingWire:
+        from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+        options = connection_options(endpoint, connect_timeout_s, read_timeout_s)
+        kind: Any = (
+            UnixDomainSocketConnection if endpoint.path else SSLConnection if endpoint.tls else Connection
+        )
+        connection = kind(**options)
+        connection.connect()
+        return _BlockingWire(connection)
+
+
+class _BlockingLock:
+    def __init__(self, count: int) -> None:
+        self._semaphore = threading.Semaphore(count)
+
+    async def acquire(self, timeout_s: float) -> bool:
+        return self._semaphore.acquire(timeout=max(0.0, min(timeout_s, threading.TIMEOUT_MAX)))
+
+    def release(self) -> None:
+        self._semaphore.release()
+
+
+class _BlockingWire:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def exchange(self, payload: bytes, timeout_s: float) -> Any:
+        self._connection.send_packed_command([payload], check_health=False)
+        return self._read(timeout_s)
+
+    def _read(self, timeout_s: float) -> Any:
+        return self._connection.read_response(timeout=timeout_s)
+
+    async def stale(self) -> bool:
+        from redis.exceptions import RedisError
+
+        try:
+            return bool(self._connection.can_read(0))
+        except (RedisError, OSError):
+            return True
+
+    async def close(self) -> None:
+        self._connection.disconnect()

@@ -1,0 +1,491 @@
+"""Calls happen once: whatever becomes of a request or its reply, the state and the answer are as if nothing had.
+
+Each mutating call is made twice, through a relay: in one database undisturbed, in another with a fault. What both left
+behind must be the same, byte by byte but for times.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+import trio
+
+from queue_trio.core.dequeue import PRIORITIES, Priority
+from queue_trio.core.job import Enqueued
+from queue_trio.core.store import Swept
+from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, ServerError
+from queue_trio.redis import scripts
+from queue_trio.redis.store import RedisStore
+from tests.store.relay import Fault, Kind, Relay, open_relay
+from tests.store.worlds import (
+    HOUR_MS,
+    LANE,
+    ServerTime,
+    World,
+    dead,
+    done,
+    dump,
+    ids,
+    job,
+    kept,
+    redis_client,
+    release,
+    retry,
+    unix_url,
+)
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.support import SharedRedis
+
+T = TypeVar("T")
+
+READ_TIMEOUT_S = 0.2
+
+
+@dataclass
+class Relayed:
+    """A world whose calls go through the relay, and a direct one beside it for the test's own looks and deeds."""
+
+    relay: Relay
+    world: World
+    direct: World
+
+    @property
+    def store(self) -> RedisStore:
+        return self.world.redis
+
+    async def state(self) -> dict[str, Any]:
+        return await dump(self.direct.client)
+
+    async def flush(self) -> None:
+        await self.direct.client.ask("FLUSHALL")
+
+
+def _world(url: str, incarnation: str, **settings: Any) -> World:
+    client = redis_client(url, **settings)
+    return World(RedisStore(client, incarnation=incarnation), ServerTime(client))
+
+
+@asynccontextmanager
+async def _relayed(server: SharedRedis) -> AsyncIterator[Relayed]:
+    async with open_relay(server.unix_socket) as relay:
+        found = Relayed(
+            relay,
+            _world(relay.url, "faulty", read_timeout=READ_TIMEOUT_S),
+            _world(unix_url(server.unix_socket), "direct"),
+        )
+        try:
+            yield found
+            await found.direct.check()
+            await found.flush()
+        finally:
+            with trio.CancelScope(shield=True):
+                for world in (found.world, found.direct):
+                    await world.client.aclose()
+
+
+@pytest.fixture
+async def relayed(redis_server: SharedRedis, redis_url: str) -> AsyncIterator[Relayed]:
+    async with _relayed(redis_server) as found:
+        yield found
+
+
+def plain(value: Any) -> Any:
+    """`value` without its times: server milliseconds since the epoch, and what is counted from them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return "time" if value > 1_000_000_000_000 else value
+    if isinstance(value, bytes):
+        return re.sub(rb"\b1\d{12}\b", b"time", value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+# --- each call, each fault -----------------------------------------------------------------------------------------
+
+
+async def _two_leased(at: World) -> Any:
+    await at.enqueue("a", job("b", Priority.HIGH))
+    return (await at.claim(worker="v")).jobs
+
+
+async def _enqueue(world: World, _: Any) -> Any:
+    return await world.enqueue(
+        "n", job("s", delay_ms=HOUR_MS), job("u", unique_ms=HOUR_MS), "n", max_length=7
+    )
+
+
+async def _claim(world: World, _: Any) -> Any:
+    return [(one.id, one.token, one.raw, one.tries) for one in (await world.claim(worker="v")).jobs]
+
+
+async def _renew(world: World, jobs: Any) -> Any:
+    held = [(jobs[0].id, jobs[0].token), ("gone", "v:9")]
+    return await world.store.renew(world.lane, worker="v", lease_ms=HOUR_MS, held=held)
+
+
+async def _sweep(world: World, _: Any) -> Any:
+    return (await world.sweep(max_crashes=0)).hold_ms
+
+
+async def _adopt(world: World, _: Any) -> Any:
+    claim = await world.store.adopt(world.lane, worker="v", want=9, lease_ms=HOUR_MS)
+    return [(one.id, one.token, one.raw) for one in claim.jobs]
+
+
+async def _bury(world: World, _: Any) -> None:
+    await world.store.deregister(world.lane, worker="v")
+
+
+async def _register(world: World, _: Any) -> None:
+    await world.store.register(world.lane, worker="x", info="{}")
+
+
+def _settling(*make: Callable[..., Any]) -> Callable[[World, Any], Awaitable[Any]]:
+    async def settle(world: World, jobs: Any) -> Any:
+        return await world.settle(*(one(claimed) for one, claimed in zip(make, jobs, strict=True)))
+
+    return settle
+
+
+async def _ready(at: World) -> Any:
+    await at.enqueue("a", "b", job("c", Priority.HIGH))
+
+
+async def _retried(at: World) -> Any:
+    await at.enqueue("a")
+    await at.settle(retry((await at.claim()).jobs[0]))
+
+
+async def _only_later(at: World) -> Any:
+    await at.enqueue(job("z", delay_ms=HOUR_MS))
+
+
+async def _expired(at: World) -> Any:
+    await at.enqueue("a", "b")
+    await at.lose(worker="v")
+
+
+async def _inbox(at: World) -> Any:
+    await at.store.register(at.lane, worker="v", info="{}")
+    await at.enqueue("a", "b")
+    for _ in range(2):
+        assert await at.store.pull(at.lane, worker="v", priority=Priority.NORMAL, timeout_s=5)
+
+
+def _result(claimed: Any) -> Any:
+    return kept(claimed, b"result")
+
+
+CALLS: dict[str, tuple[str, Callable[[World], Awaitable[Any]], Callable[[World, Any], Awaitable[Any]]]] = {
+    "enqueue": ("enqueue", _retried, _enqueue),
+    "claim": ("claim", _ready, _claim),
+    "claim of a retried job": ("claim", _retried, _claim),
+    "claim of nothing": ("claim", _only_later, _claim),
+    "done": ("settle", _two_leased, _settling(done, done)),
+    "retry": ("settle", _two_leased, _settling(retry, retry)),
+    "dead": ("settle", _two_leased, _settling(dead, done)),
+    "release": ("settle", _two_leased, _settling(release, release)),
+    "result": ("settle", _two_leased, _settling(_result, done)),
+    "renew": ("renew", _two_leased, _renew),
+    "sweep": ("sweep", _expired, _sweep),
+    "adopt": ("adopt", _inbox, _adopt),
+    "bury": ("bury", _inbox, _bury),
+    "register": ("register", _ready, _register),
+}
+
+
+async def _course(relayed: Relayed, name: str, fault: Fault | None) -> tuple[Any, Any, int]:
+    """Prepare, make the call with `fault` at its first exchange; the answer, the state after, the reply's size."""
+    marker, prepare, call = CALLS[name]
+    await relayed.flush()
+    # Sessions and what was announced lie in the database: a store as new as its database.
+    fresh = World(RedisStore(relayed.store.client, incarnation="faulty"), relayed.world.time)
+    given = await prepare(World(RedisStore(relayed.direct.client, incarnation="direct"), relayed.direct.time))
+    relayed.relay.arm(scripts.load(marker).sha, fault)
+    with trio.fail_after(20):
+        answer = await call(fresh, given)
+    assert relayed.relay.seen == (1 if fault is None else 2)
+    relayed.relay.arm("")
+    return plain(answer), plain(await relayed.state()), (relayed.relay.reply_sizes or [0])[0]
+
+
+async def _load_scripts(relayed: Relayed) -> None:
+    """So that each call is one exchange, and not one that asks for the script."""
+    for name in scripts.NAMES:
+        await relayed.direct.client.ask("SCRIPT", "LOAD", scripts.load(name).text)
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.DROP_REQUEST, Kind.LOSE_REPLY, Kind.HOLD_REPLY], ids=lambda kind: kind.name
+)
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_disturbed_is_the_call_undisturbed(relayed: Relayed, name: str, kind: Kind) -> None:
+    await _load_scripts(relayed)
+    answer, state, _ = await _course(relayed, name, None)
+    again, state_again, _ = await _course(relayed, name, Fault(kind))
+    assert again == answer
+    assert state_again == state
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_reply_cut_at_any_byte_changes_nothing(relayed: Relayed, name: str) -> None:
+    await _load_scripts(relayed)
+    marker = CALLS[name][0]
+    relayed.relay.arm(scripts.load(marker).sha)
+    await relayed.flush()
+    given = await CALLS[name][1](relayed.direct)
+    await CALLS[name][2](relayed.world, given)
+    size = relayed.relay.reply_sizes[0]
+    answer, state, _ = await _course(relayed, name, None)
+    # Long replies are cut at every byte near both ends, and here and there between.
+    offsets = {*range(min(size, 40)), *range(max(0, size - 12), size), *range(0, size, 9)}
+    for offset in sorted(offsets):
+        again = await _course(relayed, name, Fault(Kind.CUT_REPLY, offset))
+        assert again[:2] == (answer, state), f"cut after {offset} of {size} bytes"
+
+
+async def test_a_sweep_whose_reply_was_lost_has_taken_back_what_the_next_does_not_name(
+    relayed: Relayed,
+) -> None:
+    await _expired(relayed.direct)
+    relayed.relay.arm(scripts.load("sweep").sha, Fault(Kind.LOSE_REPLY))
+    assert await relayed.world.sweep() == Swept()
+    assert [one.crashes for one in (await relayed.direct.claim()).jobs] == [1, 1]
+
+
+# --- late requests -------------------------------------------------------------------------------------------------
+
+
+async def test_a_late_claim_that_newer_calls_have_overtaken_is_refused(relayed: Relayed) -> None:
+    await relayed.direct.enqueue("a", "b", "c")
+    relayed.relay.arm(scripts.load("claim").sha, Fault(Kind.LATE_REQUEST))
+    assert ids(await relayed.world.claim(1)) == ["a"]
+    assert ids(await relayed.world.claim(1)) == ["b"]
+    before = await relayed.state()
+    assert (await relayed.relay.deliver_late()).startswith(b"-STALECALL")
+    assert await relayed.state() == before
+
+
+async def test_a_late_copy_of_an_answered_claim_leases_nothing_even_if_the_answer_was_empty(
+    relayed: Relayed,
+) -> None:
+    relayed.relay.arm(scripts.load("claim").sha, Fault(Kind.LATE_REQUEST))
+    assert ids(await relayed.world.claim()) == []
+    await relayed.direct.enqueue("a")
+    await relayed.relay.deliver_late()
+    assert await relayed.direct.counts() == {"ready normal": 1, "enqueued": 1}
+    assert ids(await relayed.world.claim()) == ["a"]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_late_copy_of_a_claim_answered_with_pause_leases_nothing(
+    relayed: Relayed, paused: bool
+) -> None:
+    await relayed.direct.enqueue("a")
+    await relayed.direct.store.pause(LANE, True)
+    relayed.relay.arm(scripts.load("claim").sha, Fault(Kind.LATE_REQUEST))
+    assert (await relayed.world.claim()).paused
+    await relayed.direct.store.pause(LANE, paused)
+    await relayed.relay.deliver_late()
+    assert await relayed.direct.counts() == {"ready normal": 1, "enqueued": 1}
+
+
+async def test_a_late_settle_and_a_late_enqueue_are_refused(relayed: Relayed) -> None:
+    for marker in ("enqueue", "settle"):
+        await relayed.flush()
+        world = World(RedisStore(relayed.store.client, incarnation=f"late-{marker}"), relayed.world.time)
+        relayed.relay.arm(scripts.load(marker).sha, Fault(Kind.LATE_REQUEST))
+        await world.enqueue("a", "b")
+        await world.enqueue("c")
+        first, second, _ = (await world.claim()).jobs
+        await world.settle(done(first))
+        await world.settle(release(second))
+        before = await relayed.state()
+        assert (await relayed.relay.deliver_late()).startswith(b"-STALECALL")
+        assert await relayed.state() == before
+
+
+# --- cancelled claims ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["that arrived", "that never arrived"])
+async def test_the_jobs_of_a_cancelled_claim_are_handed_to_the_next_claim(
+    relayed: Relayed, arrived: bool
+) -> None:
+    await relayed.direct.enqueue("a", "b", "c")
+    relayed.relay.arm(scripts.load("claim").sha)
+    relayed.relay.gate = trio.Event()
+    relayed.relay.blocked = not arrived
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relayed.world.claim, 2)
+        await relayed.relay.arrived.wait()
+        if arrived:
+            await eventually(lambda: relayed.relay.reply_sizes)
+        nursery.cancel_scope.cancel()
+    relayed.relay.gate.set()
+    relayed.relay.blocked = False
+    assert (await relayed.direct.counts()).get("leased", 0) == (2 if arrived else 0)
+    assert ids(await relayed.world.claim(1)) == ["a", "b"]
+    assert ids(await relayed.world.claim(1)) == ["c"]
+
+
+# --- group commit --------------------------------------------------------------------------------------------------
+
+
+async def _calls_of(world: World, command: str) -> int:
+    text: bytes = await world.client.ask("INFO", "commandstats")
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)".encode(), text)
+    return int(found[1]) if found else 0
+
+
+async def test_callers_at_the_same_time_share_calls(relayed: Relayed) -> None:
+    await _load_scripts(relayed)
+    relayed.relay.arm(scripts.load("enqueue").sha)
+    answers: dict[int, list[Enqueued]] = {}
+
+    async def enqueue(number: int) -> None:
+        answers[number] = await relayed.world.enqueue(f"{number}", "common", f"{number}")
+
+    before = await _calls_of(relayed.direct, "evalsha")
+    async with trio.open_nursery() as nursery:
+        for number in range(32):
+            nursery.start_soon(enqueue, number)
+    assert await _calls_of(relayed.direct, "evalsha") - before == relayed.relay.seen <= 3
+    assert all(
+        answer[0] is Enqueued.CREATED and answer[2] is Enqueued.DUPLICATE for answer in answers.values()
+    )
+    assert sum(answer[1] is Enqueued.CREATED for answer in answers.values()) == 1
+    assert await relayed.direct.counts() == {"ready normal": 33, "enqueued": 33}
+
+
+async def _crowd(relayed: Relayed, leader: trio.CancelScope) -> dict[str, list[Enqueued]]:
+    """A first call that is held up by the relay, and three callers behind it who make one batch; `leader` is the scope
+    of the one who sends that batch, cancelled when the batch has arrived."""
+    answers: dict[str, list[Enqueued]] = {}
+
+    async def enqueue(name: str) -> None:
+        answers[name] = await relayed.world.enqueue(name)
+
+    async def led() -> None:
+        with leader:
+            await enqueue("leader")
+
+    await relayed.world.enqueue("warm")
+    relayed.relay.arm(scripts.load("enqueue").sha)
+    relayed.relay.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enqueue, "first")
+        await relayed.relay.arrived.wait()
+        nursery.start_soon(led)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(enqueue, "mate 1")
+        nursery.start_soon(enqueue, "mate 2")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        gate, relayed.relay.gate = relayed.relay.gate, trio.Event()
+        relayed.relay.arrived = trio.Event()
+        gate.set()
+        await relayed.relay.arrived.wait()
+        leader.cancel()
+        relayed.relay.gate.set()
+    return answers
+
+
+async def test_a_cancelled_leader_hands_over_and_its_batch_mates_get_their_answers(relayed: Relayed) -> None:
+    leader = trio.CancelScope()
+    answers = await _crowd(relayed, leader)
+    assert answers == {name: [Enqueued.CREATED] for name in ("first", "mate 1", "mate 2")}
+    # The leader's job was on its way and not to be called back: it exists, once.
+    assert await relayed.direct.counts() == {"ready normal": 5, "enqueued": 5}
+
+
+async def test_without_a_way_to_redis_nothing_was_queued_and_the_caller_is_told_so(relayed: Relayed) -> None:
+    await relayed.world.enqueue("warm")
+    await relayed.store.client.aclose()
+    relayed.store.client._closed = False
+    path = relayed.relay.path
+    path.rename(path.with_suffix(".gone"))
+    told: list[type[Exception]] = []
+
+    async def enqueue(name: str, timeout_s: float) -> None:
+        try:
+            await relayed.store.enqueue(LANE, [job(name)], timeout_s=timeout_s)
+        except (DeadlineExceeded, OutcomeUnknown) as error:
+            told.append(type(error))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(enqueue, f"early {number}", 0.1)
+        nursery.start_soon(enqueue, "patient", 20)
+        await eventually(lambda: len(told) == 4)
+        path.with_suffix(".gone").rename(path)
+    assert told == [DeadlineExceeded] * 4
+    # Those told that nothing was queued were taken out of the batch that the patient one went on sending.
+    assert await relayed.direct.counts() == {"ready normal": 2, "enqueued": 2}
+    await relayed.direct.claim()
+    assert await relayed.direct.enqueue("patient") == [Enqueued.DUPLICATE]
+
+
+async def test_with_the_request_on_its_way_the_outcome_is_unknown(relayed: Relayed) -> None:
+    await relayed.world.enqueue("warm")
+    for kind in (Kind.HOLD_REPLY, Kind.LATE_REQUEST, Kind.LOSE_REPLY):
+        relayed.relay.arm(scripts.load("enqueue").sha, None)
+        relayed.relay.faults = dict.fromkeys(range(1000), Fault(kind))
+        with pytest.raises(OutcomeUnknown, match="its id makes that safe"):
+            await relayed.store.enqueue(LANE, [job(kind.name)], timeout_s=0.1)
+    relayed.relay.arm("")
+    answers = await relayed.world.enqueue(*(kind.name for kind in (Kind.HOLD_REPLY, Kind.LATE_REQUEST)))
+    assert answers == [Enqueued.DUPLICATE, Enqueued.CREATED]
+
+
+async def test_no_time_at_all_queues_nothing(relayed: Relayed) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await relayed.store.enqueue(LANE, [job("a")], timeout_s=0)
+    assert await relayed.direct.counts() == {}
+
+
+async def test_when_time_ends_between_two_batches_the_caller_is_told_what_is_known(relayed: Relayed) -> None:
+    await relayed.world.enqueue("warm")
+    relayed.relay.arm(scripts.load("enqueue").sha)
+    relayed.relay.faults = dict.fromkeys(range(1, 1000), Fault(Kind.DROP_REQUEST))
+    with pytest.raises(OutcomeUnknown):
+        await relayed.store.enqueue(LANE, [job(f"{number}") for number in range(600)], timeout_s=0.5)
+    assert (await relayed.direct.store.stats(LANE)).enqueued == 501
+
+
+async def test_an_error_is_raised_afresh_in_each_caller(relayed: Relayed) -> None:
+    await relayed.world.enqueue("warm")
+    await relayed.direct.client.ask("SET", relayed.store._calls(LANE).keys["unique"], "not a zset")
+    raised: list[ServerError] = []
+
+    async def enqueue(name: str) -> None:
+        try:
+            await relayed.world.enqueue(name)
+        except ServerError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(enqueue, f"{number}")
+    assert len({id(error) for error in raised}) == 6
+    assert {(type(error), error.code) for error in raised} == {(ServerError, raised[0].code)}
+    await relayed.direct.client.ask("DEL", relayed.store._calls(LANE).keys["unique"])
+    assert await relayed.world.enqueue("after") == [Enqueued.CREATED]
+
+
+async def test_scripts_are_sent_again_after_the_server_forgot_them(relayed: Relayed) -> None:
+    await relayed.world.enqueue("a")
+    await relayed.direct.client.ask("SCRIPT", "FLUSH")
+    assert await relayed.world.enqueue("b") == [Enqueued.CREATED]
+    assert ids(await relayed.world.claim(order=PRIORITIES)) == ["a", "b"]
