@@ -221,6 +221,15 @@ class App:
             self._settings = load_settings()
         return self._settings
 
+    def configure(self, settings: Settings) -> None:
+        """Use these settings from here on. Clients and workers that exist keep theirs."""
+        self._settings = settings
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether settings were given, or have been read already."""
+        return self._settings is not None
+
     @overload
     def task(self, function: Callable[Concatenate[JobContext, P], R], /) -> Task[P, R]: ...
     @overload

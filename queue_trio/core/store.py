@@ -74,7 +74,10 @@ class LaneStats(msgspec.Struct, frozen=True):
 
 
 class PeekedJob(msgspec.Struct, frozen=True):
-    """One job as an operator sees it. `at_ms`: due, lease deadline or time of death, in server milliseconds."""
+    """One job as an operator sees it. `at_ms`: due, lease deadline or time of death, in server milliseconds.
+
+    `errors`: the history, oldest first, each entry "<server ms> <core.job.Failure as JSON>".
+    """
 
     id: str
     state: State

@@ -331,14 +331,14 @@ async def _shake_hands(
     elif not isinstance(reply, ServerError):
         raise ProtocolError(f"{endpoint} is not a Redis server: HELLO was answered with {reply!r:.60}")
     elif isinstance(reply, ServerNotReady) or reply.code in ("NOAUTH", "WRONGPASS", "DENIED"):
-        raise _explained(reply, endpoint)
+        raise explained(reply, endpoint)
     else:
         info = ServerInfo()
         await _shake_hands_resp2(connection, endpoint, client_name, timeout)
     if endpoint.db:
         (reply,) = await connection.pipeline([("SELECT", endpoint.db)], timeout)
         if isinstance(reply, ServerError):
-            raise _explained(
+            raise explained(
                 reply, endpoint, f"database {endpoint.db} cannot be selected", "choose another db"
             )
     return info
@@ -351,11 +351,11 @@ async def _shake_hands_resp2(
         user = () if endpoint.username is None else (endpoint.username,)
         (reply,) = await connection.pipeline([("AUTH", *user, endpoint.password or "")], timeout)
         if isinstance(reply, ServerError):
-            raise _explained(reply, endpoint, "the server refused to log us in", "correct user and password")
+            raise explained(reply, endpoint, "the server refused to log us in", "correct user and password")
     (reply,) = await connection.pipeline([("CLIENT", "SETNAME", client_name)], timeout)
     # A server that knows no names, or forbids us to set one, can be worked with all the same.
     if isinstance(reply, ServerNotReady | ServerUnusable) and reply.code != "NOPERM":
-        raise _explained(reply, endpoint)
+        raise explained(reply, endpoint)
 
 
 def _server_info(hello: dict[bytes, Any]) -> ServerInfo:
@@ -366,7 +366,7 @@ def _server_info(hello: dict[bytes, Any]) -> ServerInfo:
     return ServerInfo(text(b"server") or "unknown", text(b"version"), 3, text(b"mode"), text(b"role"))
 
 
-def _explained(
+def explained(
     error: ServerError,
     endpoint: Endpoint,
     what: str = "the server refused the handshake",

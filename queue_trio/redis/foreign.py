@@ -28,8 +28,7 @@ from queue_trio.errors import (
     TransportError,
     UsageError,
 )
-from queue_trio.redis.connection import _explained as explained
-from queue_trio.redis.connection import error_from_reply, pack_command
+from queue_trio.redis.connection import error_from_reply, explained, pack_command
 from queue_trio.redis.endpoint import Endpoint, parse_url
 from queue_trio.redis.enqueue_call import split
 from queue_trio.redis.foreign_stream import Stream
