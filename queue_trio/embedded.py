@@ -440,7 +440,7 @@ async def open_embedded_redis(
         server = await trio.to_thread.run_sync(find_server)
     folder = _make_folder()
     try:
-        async with _open_lifeline(folder) as group:
+        async with open_lifeline(folder) as group:
             redis = EmbeddedRedis(
                 _Options(server, folder, group, appendfsync, settings, start_seconds_max, stop_seconds_max)
             )
@@ -469,7 +469,7 @@ def _make_folder() -> Path:
 
 
 @asynccontextmanager
-async def _open_lifeline(folder: Path) -> AsyncIterator[int]:
+async def open_lifeline(folder: Path) -> AsyncIterator[int]:
     """Yield a process group for the server. Group and `folder` go when the block, or this process, ends."""
     # Both ends close on exec, and the lifeline gets the reading one as its stdin: nobody else holds the pipe.
     # But a child that is forked and does not exec does, and the lifeline waits for its end too.
