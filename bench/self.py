@@ -197,7 +197,8 @@ def main() -> None:
         table.add_row(name, *(f"{value:,.2f}" for value in (statistics.median(values), min(values), max(values))))
     Console().print(table)
     if options.json is not None:
-        options.json.write_text(json.dumps({"server": version, "jobs": options.jobs, "figures": bench.figures}, indent=2))
+        result = {"server": version, "jobs": options.jobs, "figures": bench.figures}
+        options.json.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

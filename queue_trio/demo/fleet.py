@@ -78,6 +78,11 @@ class Fleet:
         self.members: dict[int, WorkerProcess] = {}
         self.started = 0
 
+    @property
+    def ready(self) -> int:
+        """How many have started work."""
+        return sum(bool(worker.id) for worker in self.members.values())
+
     async def keep_running(self, number: int) -> None:
         """Run one worker, and another one whenever it ends, until cancelled. Raises WorkersFail."""
         early_ends = 0

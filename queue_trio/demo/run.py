@@ -165,7 +165,7 @@ class _Demo:
 
     async def _produce(self, producer: Producer, fleet: Fleet) -> None:
         # Not before the workers are there, or the waiting times would only say how long Python takes to start.
-        while len(fleet.members) < self._options.workers or not all(w.id for w in fleet.members.values()):
+        while fleet.ready < self._options.workers:  # noqa: ASYNC110  # they tell through their logs
             await trio.sleep(LOOK_S)
         await producer.scan()
         self._scene.all_enqueued = True

@@ -157,10 +157,11 @@ async def _locate(store: RedisStore, lane: Lane, ids: list[str]) -> dict[str, st
 
 async def _members(client: Client, command: Literal["HSCAN", "ZSCAN"], key: str) -> AsyncIterator[set[str]]:
     """Fields of a hash or members of a sorted set, by the chunk. A scan may name one twice."""
-    cursor = "0"
+    script = scripts.load("members")
+    cursor = b"0"
     while True:
-        cursor, pairs = await client.ask(command, key, cursor, "COUNT", CHUNK)
-        yield {name.decode() for name in pairs[::2]}
+        cursor, names = await client.run(Call(script, (key,), (command, cursor, CHUNK)))
+        yield {name.decode() for name in names}
         if int(cursor) == 0:
             return
 

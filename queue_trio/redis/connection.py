@@ -302,11 +302,15 @@ async def _dial(endpoint: Endpoint) -> trio.abc.Stream:
         return await trio.open_unix_socket(endpoint.path)
     context = endpoint.ssl_context() if endpoint.tls else None
     tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
-    if tcp.socket.getsockname() == tcp.socket.getpeername():
-        # A closed port in the range of outgoing ones, tried often enough: TCP lets a socket connect to itself.
+    try:
+        # Raises if the peer has hung up already.
+        if tcp.socket.getsockname() == tcp.socket.getpeername():
+            # A closed port in the range of outgoing ones, tried often enough: TCP lets a socket connect to itself.
+            raise OSError("Connection refused (the socket met itself)")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+    except OSError:
         tcp.socket.close()
-        raise OSError("Connection refused (the socket met itself)")
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+        raise
     if context is None:
         return tcp
     tls = trio.SSLStream(tcp, context, server_hostname=endpoint.tls_server_hostname or endpoint.host)

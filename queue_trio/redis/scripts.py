@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "enqueue",
     "claim",
+    "members",
     "pull",
     "adopt",
     "settle",
