@@ -194,7 +194,9 @@ def main() -> None:
 
     table = Table("figure", "median", "min", "max", title=f"{version}, Python {platform.python_version()}")
     for name, values in bench.figures.items():
-        table.add_row(name, *(f"{value:,.2f}" for value in (statistics.median(values), min(values), max(values))))
+        table.add_row(
+            name, *(f"{value:,.2f}" for value in (statistics.median(values), min(values), max(values)))
+        )
     Console().print(table)
     if options.json is not None:
         result = {"server": version, "jobs": options.jobs, "figures": bench.figures}

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 import redis
@@ -26,11 +26,9 @@ from redis.retry import Retry
 from queue_trio.embedded import EmbeddedRedis, open_embedded_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from queue_trio.embedded import ServerBinary
-
-T = TypeVar("T")
 
 POLL_SECONDS = 0.01
 SERVER_SECONDS_MAX = 30.0
@@ -39,10 +37,8 @@ SERVER_SECONDS_MAX = 30.0
 # --- waiting -------------------------------------------------------------------------------------------------------
 
 
-async def eventually(
-    condition: Callable[[], T | Awaitable[T]], seconds_max: float = 10.0, *, what: str = ""
-) -> T:
-    """Wait until `condition` gives something true, and return it. Fails the test after `seconds_max`.
+async def eventually(condition: Callable[[], object], seconds_max: float = 10.0, *, what: str = "") -> None:
+    """Wait until `condition`, which may be async, gives something true. Fails the test after `seconds_max`.
 
     For what only looking can tell, such as another process. Not for our own tasks: those have events to wait on.
     An exception from `condition` is not caught; a condition that may fail for a while says so itself.
@@ -53,7 +49,7 @@ async def eventually(
             if inspect.isawaitable(value):
                 value = await value
             if value:
-                return value
+                return
             await trio.sleep(POLL_SECONDS)
     name = what or getattr(condition, "__name__", "the condition")
     raise AssertionError(f"{name} did not come true within {seconds_max:g} s")

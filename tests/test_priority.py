@@ -73,7 +73,9 @@ async def take(
 def an_app(url: str, **worker: Any) -> App:
     return App(
         "test",
-        settings=Settings(redis=RedisSettings(url=SecretStr(url)), worker=WorkerSettings.model_validate(worker)),
+        settings=Settings(
+            redis=RedisSettings(url=SecretStr(url)), worker=WorkerSettings.model_validate(worker)
+        ),
     )
 
 
@@ -125,7 +127,9 @@ async def test_no_job_is_fetched_ahead_of_a_free_slot(redis_url: str) -> None:
 
     worker = Worker(app)
     async with app.client() as client, trio.open_nursery() as nursery:
-        await client.enqueue_many([job.job(name).options(priority="low") for name in ("low-1", "low-2", "low-3")])
+        await client.enqueue_many(
+            [job.job(name).options(priority="low") for name in ("low-1", "low-2", "low-3")]
+        )
         nursery.start_soon(worker.run)
         await running.wait()
         await client.enqueue(job.job("critical").options(priority="critical"))
@@ -189,7 +193,9 @@ async def test_a_queue_by_weight_is_served_while_the_other_never_empties(redis_u
     assert order.count("other") == 10
     assert 27 <= order.count("email") <= 33
     async with app.client() as client:
-        claim = await client.store.claim(Lane("emails"), worker="w", want=100, lease_ms=LEASE_MS, order=STRICT)
+        claim = await client.store.claim(
+            Lane("emails"), worker="w", want=100, lease_ms=LEASE_MS, order=STRICT
+        )
         await client.store.settle(Lane("emails"), [Outcome(job.id, job.token) for job in claim.jobs])
 
 

@@ -118,7 +118,13 @@ def check_id(job_id: str) -> str:
 def new_id(now_ms: int, rng: Random) -> str:
     """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and 74 random bits; sorts by time."""
     bits = rng.getrandbits(74)
-    value = (now_ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (bits >> 62) << 64 | 0b10 << 62 | (bits & (1 << 62) - 1)
+    value = (
+        (now_ms & 0xFFFF_FFFF_FFFF) << 80
+        | 0x7 << 76
+        | (bits >> 62) << 64
+        | 0b10 << 62
+        | (bits & (1 << 62) - 1)
+    )
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

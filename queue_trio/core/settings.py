@@ -90,8 +90,9 @@ class WorkerSettings(_Section):
     """Queues to serve: "emails,default" in that order, or by weight "emails:3,default:1"."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Jobs that run at once."""
-    threads: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Jobs of `run_in="thread"` that run at once."""
+    threads: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Jobs of `run_in="thread"` that run at once; by default as many as `concurrency`. With fewer, a claimed job may
+    wait for a thread."""
     processes: Annotated[int, Field(ge=1, le=256)] = 2
     """Jobs of `run_in="process"` that run at once."""
     lease: Annotated[float, Field(ge=0.3, le=86400)] = 30.0
@@ -122,6 +123,10 @@ class WorkerSettings(_Section):
     """For `weighted`: how many claims in a row of their sum each priority leads. What is left out keeps its default."""
     looped_wait: Annotated[float, Field(ge=0.01, le=60)] = 0.1
     """For `looped`: how long each priority's blocking move waits."""
+
+    @property
+    def thread_limit(self) -> int:
+        return self.concurrency if self.threads is None else self.threads
 
     @property
     def lease_ms(self) -> int:

@@ -137,7 +137,10 @@ class Store(Protocol):
         ...
 
     async def pull(self, lane: Lane, *, worker: str, priority: Priority, timeout_s: float) -> bool:
-        """Move the oldest ready job of `priority` into the worker's inbox, waiting for one; False if none came."""
+        """Move the oldest ready job of `priority` into the worker's inbox; False if there is none.
+
+        `timeout_s`: how long to wait for one, 0 for not at all.
+        """
         ...
 
     async def adopt(self, lane: Lane, *, worker: str, want: int, lease_ms: int) -> Claim:
@@ -148,11 +151,15 @@ class Store(Protocol):
         """End leases; per outcome True if accepted, False if the token was stale and nothing changed."""
         ...
 
-    async def renew(self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]) -> list[str]:
+    async def renew(
+        self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
+    ) -> list[str]:
         """Extend the leases of `held` (id, token) and the worker's own heartbeat; returns the ids no longer ours."""
         ...
 
-    async def sweep(self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT) -> Swept:
+    async def sweep(
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+    ) -> Swept:
         """Promote what is due, take expired leases back, clear away workers that are gone."""
         ...
 

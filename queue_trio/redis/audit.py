@@ -112,9 +112,7 @@ def _problem(where: str) -> str:
 
 def _words(places: str) -> str:
     names = {"l": "leased", "o": "owned", "d": "dead", "i": "in an inbox"}
-    return ", ".join(
-        names.get(place) or ("scheduled" if place.isdigit() else "ready") for place in places
-    )
+    return ", ".join(names.get(place) or ("scheduled" if place.isdigit() else "ready") for place in places)
 
 
 async def _repair(client: Client, keys: LaneKeys, job_id: str, where: str) -> str:

@@ -78,4 +78,6 @@ def load(name: str) -> Script:
 
     text = _INCLUDE.sub(library, source)
     # A script is sent whole only once per server start, but it is hashed by its bytes: comments may stay.
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names), variadic)
+    return Script(
+        name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names), variadic
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from queue_trio.redis.client import Client
     from queue_trio.redis.scripts import Script
 
+
 class Session:
     """One stream of calls. Not for two tasks at once: each stream has one owner."""
 

@@ -83,7 +83,9 @@ class _LaneCalls:
 class RedisStore:
     """See `core.store.Store`. `incarnation` names this store's sessions; unique per store object."""
 
-    def __init__(self, client: Client, *, prefix: str = DEFAULT_PREFIX, incarnation: str | None = None) -> None:
+    def __init__(
+        self, client: Client, *, prefix: str = DEFAULT_PREFIX, incarnation: str | None = None
+    ) -> None:
         self.client = client
         self._prefix = prefix
         self._incarnation = incarnation or secrets.token_hex(8)
@@ -114,7 +116,9 @@ class RedisStore:
         if enqueuer is None:
             stream = f"{self._incarnation}:enqueue:{max_length}"
             keys = calls.enqueue.keys(calls.keys, {"session": calls.keys.session(stream)})
-            enqueuer = calls.enqueuers[max_length] = Enqueuer(Session(self.client), calls.enqueue, keys, max_length)
+            enqueuer = calls.enqueuers[max_length] = Enqueuer(
+                Session(self.client), calls.enqueue, keys, max_length
+            )
         answers: list[Enqueued] = []
         with trio.move_on_at(deadline):
             if not calls.announced:
@@ -155,11 +159,11 @@ class RedisStore:
     async def pull(self, lane: Lane, *, worker: str, priority: Priority, timeout_s: float) -> bool:
         keys = self._calls(lane).keys
         source, inbox = keys[READY_KEYS[priority.rank]], keys.inboxes(worker)[priority.rank]
-        timeout_s = max(timeout_s, 0.001)
+        move: tuple[str, ...] = ("LMOVE", source, inbox, "LEFT", "RIGHT")
+        if timeout_s > 0:
+            move = ("B" + move[0], *move[1:], f"{max(timeout_s, 0.001):.3f}")  # Redis takes 0 for forever
         try:
-            moved = await self.client.command(
-                "BLMOVE", source, inbox, "LEFT", "RIGHT", f"{timeout_s:.3f}", wait_s=timeout_s
-            )
+            moved = await self.client.command(*move, wait_s=timeout_s)
         except (NotSent, Indeterminate, ServerNotReady):
             # If the move happened, the job is in the inbox, and adopt takes everything that is there.
             return True
@@ -210,7 +214,9 @@ class RedisStore:
             accepted[at] = letter == ord("a")
         return accepted
 
-    async def renew(self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]) -> list[str]:
+    async def renew(
+        self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
+    ) -> list[str]:
         calls = self._calls(lane)
         lost: list[str] = []
         for at in range(0, max(len(held), 1), MAX_BATCH):
@@ -220,7 +226,9 @@ class RedisStore:
             lost += [batch[position - 1][0] for position in positions]
         return lost
 
-    async def sweep(self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT) -> Swept:
+    async def sweep(
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+    ) -> Swept:
         calls = self._calls(lane)
         args = (lease_ms, max_crashes, limit, POISON)
         reply = await self.client.run(Call(calls.sweep, calls.sweep_keys, args))
@@ -245,7 +253,9 @@ class RedisStore:
     async def _bury(self, lane: Lane, worker: str, *, silent_ms: int) -> bool:
         calls, script = self._calls(lane), scripts.load("bury")
         own = dict(zip((f"inbox:{rank}" for rank in range(4)), calls.keys.inboxes(worker), strict=True))
-        return bool(await self.client.run(Call(script, script.keys(calls.keys, own), (worker, silent_ms, MAX_BATCH))))
+        return bool(
+            await self.client.run(Call(script, script.keys(calls.keys, own), (worker, silent_ms, MAX_BATCH)))
+        )
 
     async def pause(self, lane: Lane, paused: bool) -> None:
         await self.client.ask("HSET", self._calls(lane).keys["control"], "paused", int(paused))
@@ -259,11 +269,25 @@ class RedisStore:
 
     async def lanes(self) -> list[Lane]:
         names = sorted(name.decode() for name in await self.client.ask("SMEMBERS", lanes_key(self._prefix)))
-        return [Lane(queue, int(partition)) for queue, _, partition in (name.rpartition(".") for name in names)]
+        return [
+            Lane(queue, int(partition)) for queue, _, partition in (name.rpartition(".") for name in names)
+        ]
 
     async def stats(self, lane: Lane) -> LaneStats:
         reply = await self.with_inboxes(lane, scripts.load("stats"))
-        records, leased, scheduled, dead, workers, paused, enqueued, completed, cancelled, purged, adjusted = reply[:11]
+        (
+            records,
+            leased,
+            scheduled,
+            dead,
+            workers,
+            paused,
+            enqueued,
+            completed,
+            cancelled,
+            purged,
+            adjusted,
+        ) = reply[:11]
         return LaneStats(
             lane=str(lane),
             ready=dict(zip(PRIORITIES, reply[11:], strict=True)),
@@ -304,7 +328,9 @@ class RedisStore:
         if state is State.READY:
             lists = await self.client.ask_many([("LRANGE", keys[name], 0, count - 1) for name in READY_KEYS])
             for priority, ids in zip(PRIORITIES, lists, strict=True):
-                found += [PeekedJob(id=job_id.decode(), state=state, raw=None, priority=priority) for job_id in ids]
+                found += [
+                    PeekedJob(id=job_id.decode(), state=state, raw=None, priority=priority) for job_id in ids
+                ]
         else:
             name = {State.SCHEDULED: "scheduled", State.LEASED: "lease", State.DEAD: "dead"}.get(state)
             if name is None:

@@ -6,14 +6,14 @@ or renew. A job stays in `held` until its outcome is settled, so that its lease 
 
 from __future__ import annotations
 
-import math
+import itertools
 import traceback
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from queue_trio.context import JobContext
 from queue_trio.core.job import (
@@ -27,8 +27,9 @@ from queue_trio.core.job import (
     decode_record,
     encode_failure,
 )
+from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import InvalidArguments, JobTimeout, Retry
-from queue_trio.runtime.handlers import ThreadCall, run_in_process
+from queue_trio.runtime.handlers import Processes, ThreadCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,11 +57,12 @@ class Ending(Enum):
 class Running:
     """A job we hold the lease of. `finished`: the handler has ended, the outcome waits to be settled."""
 
-    __slots__ = ("ending", "finished", "job", "lane", "scope")
+    __slots__ = ("ending", "finished", "job", "lane", "number", "scope")
 
-    def __init__(self, lane: Lane, job: ClaimedJob) -> None:
+    def __init__(self, lane: Lane, job: ClaimedJob, number: int) -> None:
         self.lane = lane
         self.job = job
+        self.number = number
         self.scope = trio.CancelScope()
         self.ending: Ending | None = None
         self.finished = False
@@ -93,10 +95,12 @@ class Executor:
         self._worker = worker
         self._client = client
         self._rng = rng
-        self._threads = trio.CapacityLimiter(settings.concurrency)
-        self._processes = trio.CapacityLimiter(settings.processes)
+        self._threads = trio.CapacityLimiter(settings.thread_limit)
+        self.processes = Processes(settings.processes)
         self._nursery: trio.Nursery | None = None
         self._slot_freed = trio.Event()
+        self._numbers = itertools.count()
+        self._to_release: list[tuple[int, Lane, Outcome]] | None = []
         self.in_flight = 0
         self.held: dict[Lane, dict[str, Running]] = {}
         settler.on_settled = self._settled
@@ -120,12 +124,21 @@ class Executor:
         while self.in_flight:
             await self._slot_freed.wait()
 
+    async def wait_ended(self) -> None:
+        """Return when every handler has unwound. Contrast `wait_idle`: an abandoned thread may still work."""
+        while any(not running.finished for held in self.held.values() for running in held.values()):
+            await self._slot_freed.wait()
+
     def start(self, lane: Lane, jobs: Sequence[ClaimedJob]) -> None:
         """Run jobs just claimed."""
         assert self._nursery is not None
         held = self.held.setdefault(lane, {})
         for job in jobs:
-            running = held[job.id] = Running(lane, job)
+            before = held.get(job.id)
+            if before is not None:
+                # We lost its lease and got the job again, before any renewal could tell.
+                before.end(Ending.LOST)
+            running = held[job.id] = Running(lane, job, next(self._numbers))
             self._nursery.start_soon(self._run, running)
         self.in_flight += len(jobs)
         self._counts.claimed += len(jobs)
@@ -137,10 +150,19 @@ class Executor:
             running.end(Ending.LOST)
 
     def cancel_all(self) -> None:
-        """Cancel every handler; their jobs are released."""
+        """Cancel every handler. Their jobs are released when `let_go` is called."""
         for held in self.held.values():
             for running in held.values():
                 running.end(Ending.SHUTDOWN)
+
+    def let_go(self) -> None:
+        """Release the jobs of cancelled handlers, the one claimed first foremost; and from now on each as it ends."""
+        collected, self._to_release = self._to_release or [], None
+        collected.sort(key=lambda entry: entry[0])
+        # In batches from the end, because each is put before what is there.
+        for end in range(len(collected), 0, -MAX_BATCH):
+            for _, lane, outcome in collected[max(0, end - MAX_BATCH) : end]:
+                self._settler.add(lane, outcome)
 
     # --- one job ---------------------------------------------------------------------------------------------------
 
@@ -148,17 +170,21 @@ class Executor:
         outcome: Outcome | None = None
         try:
             outcome = await self._outcome(running)
-        except trio.Cancelled:
+        except Exception as error:  # noqa: BLE001  # a bug of ours, and still no job may end the worker
+            outcome = self._dead(running, "?", error)
+        except BaseException:
             # Not by us: the whole worker is being cancelled, which is never the job's fault.
             outcome = self._release(running)
             raise
         finally:
             running.finished = True
             self._free_slot()
-            if outcome is not None:
-                self._settler.add(running.lane, outcome)
-            else:
+            if outcome is None:
                 self._forget(running)
+            elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
+                self._to_release.append((running.number, running.lane, outcome))
+            else:
+                self._settler.add(running.lane, outcome)
 
     async def _outcome(self, running: Running) -> Outcome | None:
         """Run the handler; what became of the job, or None if its lease is another's now."""
@@ -170,13 +196,17 @@ class Executor:
         plan = self._plans.get(record.task)
         if plan is None:
             self._counts.unknown += 1
-            log.warning("job.unknown_task", job=job.id, task=record.task, again_in_s=self._settings.unknown_task_delay)
+            log.warning(
+                "job.unknown_task", job=job.id, task=record.task, again_in_s=self._settings.unknown_task_delay
+            )
             delay_ms = round(self._settings.unknown_task_delay * 1000)
             return Outcome(job.id, job.token, Verdict.RELEASE, delay_ms)
         try:
             arguments = plan.decode(record.args)
         except InvalidArguments as error:
             return self._dead(running, plan.name, error)
+        except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything when it is built
+            return self._failed(running, plan, record, error)
 
         scope = running.scope
         result: Any = None
@@ -184,8 +214,10 @@ class Executor:
         with scope:
             try:
                 result = await self._call(running, plan, record, arguments)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is its outcome
-                failure = error
+            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
+                stop, failure = _split(error)
+                if stop is not None:
+                    raise stop from None
         if running.ending is Ending.LOST:
             self._counts.lost += 1
             log.warning("job.lease_lost", job=job.id, task=plan.name, token=job.token)
@@ -193,14 +225,26 @@ class Executor:
         if running.ending is Ending.SHUTDOWN and (scope.cancelled_caught or failure is not None):
             return self._release(running)
         if scope.cancelled_caught:
+            cleanup_failed = failure
             failure = JobTimeout(f"ran longer than its timeout of {self._timeout(plan, record):g} s")
+            failure.__cause__ = cleanup_failed
         if failure is not None:
             return self._failed(running, plan, record, failure)
         return self._done(running, plan, record, result)
 
     async def _call(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> Any:
-        timeout_s = self._timeout(plan, record)
-        running.scope.deadline = deadline = trio.current_time() + timeout_s
+        if plan.run_in == "trio":
+            self._begin(running, plan, record, arguments)
+            return await plan.function(**arguments)
+        if plan.run_in == "thread":
+            return await self._call_in_thread(running, plan, record, arguments)
+        return await self.processes.run(
+            plan.function, bytes(record.args), lambda: self._begin(running, plan, record, arguments)
+        )
+
+    def _begin(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> None:
+        """The clock starts. Not before: waiting for a thread or a process is not running."""
+        running.scope.deadline = deadline = trio.current_time() + self._timeout(plan, record)
         if plan.context_parameter is not None:
             job = running.job
             arguments[plan.context_parameter] = JobContext(
@@ -214,26 +258,27 @@ class Executor:
                 headers=record.headers or {},
                 client=self._client,
             )
-        if plan.run_in == "trio":
-            return await plan.function(**arguments)
-        if plan.run_in == "thread":
-            return await self._call_in_thread(running, plan, arguments)
-        # Waiting for a process is not running: the clock starts when there is one.
-        running.scope.deadline = math.inf
-        async with self._processes:
-            running.scope.deadline = trio.current_time() + timeout_s
-            return await run_in_process(plan.function, bytes(record.args))
 
-    async def _call_in_thread(self, running: Running, plan: Plan, arguments: dict[str, Any]) -> Any:
-        call = ThreadCall(plan.function, arguments, self._free_slot)
+    async def _call_in_thread(
+        self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]
+    ) -> Any:
+        def late_end() -> None:
+            self._threads.release_on_behalf_of(running)
+            self._free_slot()
+
+        await self._threads.acquire_on_behalf_of(running)
+        self._begin(running, plan, record, arguments)
+        call = ThreadCall(plan.function, arguments, late_end)
         try:
-            return await call.run(self._threads)
+            return await call.run()
         finally:
             if call.abandoned:
                 # Its slot stays taken until the thread has really ended, or hanging handlers would pile up threads.
                 self.in_flight += 1
                 self._counts.abandoned += 1
                 log.error("job.thread_abandoned", job=running.job.id, task=plan.name)
+            else:
+                self._threads.release_on_behalf_of(running)
 
     # --- endings ---------------------------------------------------------------------------------------------------
 
@@ -247,7 +292,7 @@ class Executor:
             return Outcome(job.id, job.token)
         try:
             detail = to_json(result)
-        except PydanticSerializationError as error:
+        except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything
             # The work is done, and doing it again would give the same result: a retry could not help.
             return self._dead(running, plan.name, error)
         return Outcome(job.id, job.token, Verdict.DONE, 0, detail, keep_ms)
@@ -265,7 +310,7 @@ class Executor:
             job=job.id,
             task=plan.name,
             attempt=job.tries + 1,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{type(error).__name__}: {_text(error)}",
             again_in_s=round(delay_s, 3),
         )
         detail = self._failure(job, error)
@@ -274,7 +319,11 @@ class Executor:
     def _dead(self, running: Running, task: str, error: BaseException) -> Outcome:
         job = running.job
         log.error(
-            "job.dead", job=job.id, task=task, attempt=job.tries + 1, error=f"{type(error).__name__}: {error}"
+            "job.dead",
+            job=job.id,
+            task=task,
+            attempt=job.tries + 1,
+            error=f"{type(error).__name__}: {_text(error)}",
         )
         return Outcome(job.id, job.token, Verdict.DEAD, 0, self._failure(job, error))
 
@@ -282,9 +331,10 @@ class Executor:
         return Outcome(running.job.id, running.job.token, Verdict.RELEASE)
 
     def _failure(self, job: ClaimedJob, error: BaseException) -> bytes:
-        text = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:] if error.__traceback__ else ""
-        failure = Failure(type(error).__name__, str(error)[:MAX_TRACEBACK], job.tries + 1, self._worker, text)
-        return encode_failure(failure)
+        text = ""
+        if error.__traceback__ is not None or error.__cause__ is not None:
+            text = _encodable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
+        return encode_failure(Failure(type(error).__name__, _text(error), job.tries + 1, self._worker, text))
 
     def _settled(self, lane: Lane, outcome: Outcome, accepted: bool) -> None:
         counts = self._counts
@@ -300,7 +350,7 @@ class Executor:
         else:
             counts.stale += 1
             log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
-        held = self.held[lane]
+        held = self.held.get(lane, {})
         running = held.get(outcome.id)
         # The same job may have been claimed again meanwhile, by ourselves: that is another lease.
         if running is not None and running.job.token == outcome.token:
@@ -315,3 +365,23 @@ class Executor:
         self.in_flight -= 1
         self._slot_freed.set()
         self._slot_freed = trio.Event()
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What stops the handler from outside, and what it raised itself: a handler's own nursery may raise both."""
+    stops = (trio.Cancelled, KeyboardInterrupt)
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(stops)
+    return (error, None) if isinstance(error, stops) else (None, error)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _encodable(str(error))[:MAX_TRACEBACK]
+    except Exception:  # noqa: BLE001  # it is the user's code, and already failing
+        return "<its str() failed>"
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates, which file names that are not UTF-8 bring and no JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from queue_trio.core.dequeue import LaneOrder, Looped, Strategy
-from queue_trio.core.job import Lane
+from queue_trio.core.job import Lane, Outcome, Verdict
 from queue_trio.core.store import MAX_BATCH
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class Fetcher:
         strategy: Strategy,
         *,
         worker: str,
-        stop_patience_s: float,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -43,38 +42,59 @@ class Fetcher:
         self._strategy = strategy
         self._lane_order = LaneOrder.parse(settings.queues)
         self._worker = worker
-        self._stop_patience_s = stop_patience_s
         self._backlog_max = 2 * max(settings.concurrency, MAX_BATCH)
         self._stopping = False
         self._waiting = trio.CancelScope()
         self._claiming = trio.CancelScope()
-        self.lanes = tuple(Lane(queue) for queue in sorted(self._lane_order.order()))
+        self.lanes = tuple(Lane(queue) for queue in sorted(LaneOrder.parse(settings.queues).order()))
         self.consuming_since: float | None = None
+        self.claiming: Lane | None = None
+        """A claim of this lane has no answer yet. After `run`: it was cut off, and may have leased jobs to us."""
+        self.pulling: Lane | None = None
+        """The same for a blocking move: it was cut off, and may yet put a job into our inbox."""
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float) -> None:
         """Claim nothing more. A claim under way may finish, for a while, so that no job is leased to nobody."""
         self._stopping = True
         self._waiting.cancel()
-        self._claiming.deadline = trio.current_time() + self._stop_patience_s
+        if self.pulling is not None:
+            patience_s = max(patience_s, 2 * self._settings.looped_wait)  # it will end by itself
+        self._claiming.deadline = min(self._claiming.deadline, trio.current_time() + patience_s)
 
     async def run(self) -> None:
         """Claim until stopped."""
         self.consuming_since = trio.current_time()
-        while not self.stopping:
+        while not self.stopping():
             with trio.CancelScope() as self._waiting:
                 await self._executor.wait_for_slot()
                 await self._settler.wait_below(self._backlog_max)
-            if self.stopping:
+            if self.stopping():
                 break
             pause_s = 0.0
             with trio.CancelScope() as self._claiming:
-                pause_s = await self._looped_round() if isinstance(self._strategy, Looped) else await self._round()
-            if pause_s > 0 and not self.stopping:
+                pause_s = (
+                    await self._looped_round() if isinstance(self._strategy, Looped) else await self._round()
+                )
+            if pause_s > 0 and not self.stopping():
                 with trio.CancelScope() as self._waiting:
                     await self._store.wait(self.lanes, timeout_s=pause_s)
         self.consuming_since = None
 
-    @property
+    async def give_back(self) -> None:
+        """Release what a claim that was cut off has leased to us, and what a move has put into our inbox."""
+        if self.claiming is not None:
+            lane = self.claiming
+            self._release(
+                lane, await self._claim(lane, 1)
+            )  # the store answers what it would have answered then
+        if self.pulling is not None:
+            lane, lease_ms = self.pulling, self._settings.lease_ms
+            self._release(lane, await self._store.adopt(lane, worker=self._worker, want=1, lease_ms=lease_ms))
+
+    def _release(self, lane: Lane, claim: Claim) -> None:
+        for job in claim.jobs:
+            self._settler.add(lane, Outcome(job.id, job.token, Verdict.RELEASE))
+
     def stopping(self) -> bool:
         """Whether `stop` has been called."""
         return self._stopping
@@ -84,16 +104,10 @@ class Fetcher:
         pause_s = self._settings.poll_interval
         for queue in self._lane_order.order():
             want = min(self._executor.free, MAX_BATCH)
-            if want <= 0:
+            if want <= 0 or self.stopping():
                 return 0.0
             lane = Lane(queue)
-            claim = await self._store.claim(
-                lane,
-                worker=self._worker,
-                want=want,
-                lease_ms=self._settings.lease_ms,
-                order=self._strategy.order(),
-            )
+            claim = await self._claim(lane, want)
             self._start(lane, claim)
             if len(claim.jobs) == want:
                 return 0.0
@@ -102,28 +116,60 @@ class Fetcher:
         # At least a millisecond: Redis's clock has just said that nothing is due.
         return max(pause_s, 0.001)
 
+    async def _claim(self, lane: Lane, want: int) -> Claim:
+        self.claiming = lane
+        claim = await self._store.claim(
+            lane,
+            worker=self._worker,
+            want=want,
+            lease_ms=self._settings.lease_ms,
+            order=self._strategy.order(),
+        )
+        self.claiming = None
+        return claim
+
     async def _looped_round(self) -> float:
-        """The classic loop: for each lane and priority, one blocking move into the inbox, then a lease for it."""
+        """The classic loop: look at each priority in turn, and if there is nothing anywhere, wait at each in turn."""
+        pause_s = (
+            self._settings.poll_interval
+        )  # only if every lane is paused: otherwise the moves have waited
+        awake: list[Lane] = []
         for queue in self._lane_order.order():
             lane = Lane(queue)
-            if await self._adopt(lane):
-                return self._settings.poll_interval
-            for priority in self._strategy.order():
-                if self._stopping or self._executor.free <= 0:
+            if not self._may_claim():
+                return 0.0
+            if not await self._adopt(lane):
+                awake.append(lane)
+        for wait_s in (0.0, self._settings.looped_wait):
+            for lane in awake:
+                pause_s = 0.0
+                if await self._pull(lane, wait_s):
                     return 0.0
-                moved = await self._store.pull(
-                    lane, worker=self._worker, priority=priority, timeout_s=self._settings.looped_wait
-                )
-                if moved:
-                    await self._adopt(lane)
-                    break
-        return 0.0
+        return pause_s
+
+    async def _pull(self, lane: Lane, wait_s: float) -> bool:
+        """One move from each priority until one brings a job, then a lease for it. True if one did."""
+        for priority in self._strategy.order():
+            if not self._may_claim():
+                return True
+            self.pulling = lane
+            moved = await self._store.pull(lane, worker=self._worker, priority=priority, timeout_s=wait_s)
+            self.pulling = None
+            if moved:
+                await self._adopt(lane)
+                return True
+        return False
+
+    def _may_claim(self) -> bool:
+        return not self.stopping() and self._executor.free > 0
 
     async def _adopt(self, lane: Lane) -> bool:
         """Lease what is in the inbox; True if the lane is paused."""
+        self.claiming = lane
         claim = await self._store.adopt(
             lane, worker=self._worker, want=self._executor.free, lease_ms=self._settings.lease_ms
         )
+        self.claiming = None
         self._start(lane, claim)
         return claim.paused
 

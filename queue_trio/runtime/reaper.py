@@ -33,7 +33,9 @@ class Reaper:
         self._settings = settings
         self._counts = counts
         self._rng = rng
-        self._holding = False
+        # Jitter included, well below the half lease after which a sweep takes the silence for an outage.
+        self._interval_s = min(settings.sweep_interval, settings.lease / 3)
+        self._holding: set[Lane] = set()
 
     async def run(self) -> None:
         """Sweep for ever, beginning at once."""
@@ -41,18 +43,22 @@ class Reaper:
             for lane in self._lanes:
                 while await self.sweep(lane):
                     pass
-            await trio.sleep(self._settings.sweep_interval * self._rng.uniform(0.75, 1.25))
+            await trio.sleep(self._interval_s * self._rng.uniform(0.75, 1.25))
 
     async def sweep(self, lane: Lane) -> bool:
         """One sweep of one lane; True if there is more to do."""
         swept = await self._store.sweep(
             lane, lease_ms=self._settings.lease_ms, max_crashes=self._settings.max_crashes, limit=LIMIT
         )
-        if swept.hold_ms and not self._holding:
+        if not swept.hold_ms:
+            self._holding.discard(lane)
+        elif lane not in self._holding:
+            self._holding.add(lane)
             log.info("sweep.holding", lane=str(lane), for_ms=swept.hold_ms, why="no sweep for half a lease")
-        self._holding = swept.hold_ms > 0
         if swept.reclaimed:
-            log.warning("jobs.reclaimed", lane=str(lane), count=len(swept.reclaimed), jobs=swept.reclaimed[:5])
+            log.warning(
+                "jobs.reclaimed", lane=str(lane), count=len(swept.reclaimed), jobs=swept.reclaimed[:5]
+            )
         for job_id in swept.poisoned:
             log.error("job.poison", lane=str(lane), job=job_id)
         for worker in swept.buried_workers:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Renewer:
     """A third of the lease: one renewal may fail and a second still comes in time."""
 
-    def __init__(self, store: Store, executor: Executor, lanes: Sequence[Lane], *, worker: str, lease_ms: int) -> None:
+    def __init__(
+        self, store: Store, executor: Executor, lanes: Sequence[Lane], *, worker: str, lease_ms: int
+    ) -> None:
         self._store = store
         self._executor = executor
         self._lanes = lanes

@@ -60,16 +60,21 @@ class Settler:
         Then a batch may go out a second time under a new number. The fence makes that safe: the first time ended the
         leases, so the second finds them stale and changes nothing.
         """
-        for lane, queue in self._waiting.items():
-            while queue:
-                batch = _batch(queue)
-                accepted = await self._store.settle(lane, batch)
-                for outcome, yes in zip(batch, accepted, strict=True):
-                    queue.popleft()
-                    self.on_settled(lane, outcome, yes)
-                self.backlog -= len(batch)
-                self._progress.set()
-                self._progress = trio.Event()
+        while self.backlog:
+            # One batch of each lane in turn: no busy lane may keep the others waiting. A new lane may join meanwhile.
+            for lane, queue in list(self._waiting.items()):
+                if queue:
+                    await self._settle(lane, queue)
+
+    async def _settle(self, lane: Lane, queue: deque[Outcome]) -> None:
+        batch = _batch(queue)
+        accepted = await self._store.settle(lane, batch)
+        for outcome, yes in zip(batch, accepted, strict=True):
+            queue.popleft()
+            self.on_settled(lane, outcome, yes)
+        self.backlog -= len(batch)
+        self._progress.set()
+        self._progress = trio.Event()
 
 
 def _batch(queue: deque[Outcome]) -> list[Outcome]:

@@ -43,10 +43,13 @@ class StallWatchdog:
     async def run(self) -> None:
         """Watch until cancelled."""
         thread_id = threading.get_ident()
+        self._beat = self._clock()
         async with trio.open_nursery() as nursery:
             try:
                 nursery.start_soon(self._tick)
-                await trio.to_thread.run_sync(self._watch, thread_id, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(
+                    self._watch, thread_id, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+                )
             finally:
                 # The thread sees this within a moment; abandoning it is only not waiting for that moment.
                 self._stop.set()

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import platform
 import random
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
+from queue_trio.client import QueueClient
 from queue_trio.core.dequeue import strategy_from_name
 from queue_trio.errors import QueueTrioError
-from queue_trio.redis.client import Client
+from queue_trio.redis.client import CLOSE_TIMEOUT_S, Client
 from queue_trio.redis.store import RedisStore
 from queue_trio.runtime.counts import Counts
 from queue_trio.runtime.executor import Executor
@@ -37,14 +39,20 @@ from queue_trio.runtime.settler import Settler
 from queue_trio.runtime.watchdog import StallWatchdog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
+
     from queue_trio.app import App
     from queue_trio.core.store import Store
 
 log = structlog.get_logger(__name__)
 
 FINISH_S = 3.0
-"""Of the shutdown grace, so much (but no more than a fifth, and never less than FINISH_MIN_S) is kept for settling."""
+"""Of the shutdown grace, so much (but no more than a fifth, and never less than FINISH_MIN_S) is kept for settling.
+A grace shorter than twice the minimum is exceeded if Redis does not answer."""
 FINISH_MIN_S = 0.5
+CLOSE_S = 2 * CLOSE_TIMEOUT_S
+"""And of that, so much for closing the connections."""
 
 
 class Worker:
@@ -63,108 +71,150 @@ class Worker:
                 app.settings.redis, name=f"queue-trio:{app.name}:{self.id}", wait_when_refused=True
             )
             store = RedisStore(self._redis, prefix=app.settings.redis.prefix, incarnation=self.id)
+            self._client = app.client()
+        else:
+            self._client = QueueClient(app, store=store)
         self._store = store
         self._finish_s = max(FINISH_MIN_S, min(FINISH_S, settings.shutdown_grace / 5))
         self._starting = trio.CancelScope()
-        self._draining = False
+        self._end = math.inf
+        self._finish_at: float | None = None
 
         plans = {name: make_plan(task, settings) for name, task in app.tasks.items()}
         strategy = strategy_from_name(settings.dequeue_strategy, settings.weights, settings.looped_wait)
-        self._client = app.client()
         self._settler = Settler(store)
         self._executor = Executor(
             plans, settings, self._settler, self.counts, worker=self.id, client=self._client, rng=self._rng
         )
-        self._fetcher = Fetcher(
-            store,
-            self._executor,
-            self._settler,
-            settings,
-            strategy,
-            worker=self.id,
-            stop_patience_s=self._finish_s,
-        )
+        self._fetcher = Fetcher(store, self._executor, self._settler, settings, strategy, worker=self.id)
         self._lanes = self._fetcher.lanes
-        self._renewer = Renewer(store, self._executor, self._lanes, worker=self.id, lease_ms=settings.lease_ms)
+        self._renewer = Renewer(
+            store, self._executor, self._lanes, worker=self.id, lease_ms=settings.lease_ms
+        )
         self._reaper = Reaper(store, self._lanes, settings, self.counts, rng=self._rng)
         self._watchdog = StallWatchdog(
             settings.stall_limit,
-            {inspect.unwrap(task.function).__code__: name for name, task in app.tasks.items()},
+            {code: name for name, task in app.tasks.items() if (code := _code(task.function)) is not None},
         )
         self._cancel_handlers = trio.Event()
 
     def drain(self) -> None:
         """Claim nothing more, let running jobs finish within the grace period, then end `run`."""
-        self._draining = True
-        self._starting.cancel()
-        self._fetcher.stop()
+        self._end_within(self._settings.shutdown_grace)
+        self._fetcher.stop(self._finish_s)
 
     def cancel(self) -> None:
         """Drain without the patience: running jobs are cancelled now and given back."""
-        self.drain()
+        self._end_within(self._finish_s)
+        self._fetcher.stop(0.0)
         self._cancel_handlers.set()
 
+    def _end_within(self, seconds: float) -> None:
+        self._end = min(self._end, trio.current_time() + max(seconds, self._finish_s))
+        self._starting.cancel()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until drained. `task_status` is started when the worker is registered and about to claim.
+        """Run until drained. `task_status` is started when the worker is registered and about to claim, or ends.
 
         Waits for Redis as long as it takes. Raises ServerUnusable if the server will never do.
         """
         async with self._client:
             try:
                 await self._serve(task_status)
-            except* QueueTrioError as group:
+            except BaseExceptionGroup as group:
+                faults, rest = group.split(QueueTrioError)
+                if faults is None or rest is not None:
+                    raise
                 # One fault ends the nursery once; the rest of the group is the same fault seen by its siblings.
-                raise _first(group) from None
+                raise _first(faults) from None
             finally:
+                await self._executor.processes.aclose()
                 if self._redis is not None:
-                    with trio.CancelScope(shield=True, relative_deadline=FINISH_MIN_S):
+                    with trio.CancelScope(shield=True):  # bounded by itself
                         await self._redis.aclose()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
-        with self._starting:
-            for lane in self._lanes:
-                await self._store.register(lane, worker=self.id, info=self._info())
-        if self._draining:
-            return
-        log.info("worker.started", worker=self.id, queues=self._settings.queues, concurrency=self._settings.concurrency)
         try:
-            async with trio.open_nursery() as services:
-                services.start_soon(self._renewer.run)
-                services.start_soon(self._reaper.run)
-                services.start_soon(self._settler.run)
-                services.start_soon(self._watchdog.run)
-                async with trio.open_nursery() as handlers:
-                    self._executor.open(handlers)
-                    task_status.started()
-                    await self._fetcher.run()
-                    await self._let_handlers_finish()
-                services.cancel_scope.cancel()
+            with self._starting:
+                for lane in self._lanes:
+                    await self._store.register(lane, worker=self.id, info=self._info())
+            if self._starting.cancelled_caught:
+                task_status.started()
+            else:
+                await self._work(task_status)
         finally:
-            # However we got here: what has ended is settled, what has not is given back, within a bounded time.
-            with trio.CancelScope(shield=True, relative_deadline=self._finish_s) as finish:
-                await self._finish()
-            left = self._settler.backlog
-            if finish.cancelled_caught:
-                log.warning("worker.left_without_settling", jobs=left, hint="their leases expire, others will run them")
-            log.info("worker.stopped", worker=self.id, completed=self.counts.completed)
+            await self._finish()
+
+    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
+        log.info(
+            "worker.started",
+            worker=self.id,
+            queues=self._settings.queues,
+            concurrency=self._settings.concurrency,
+        )
+        async with trio.open_nursery() as services:
+            services.start_soon(self._renewer.run)
+            services.start_soon(self._reaper.run)
+            services.start_soon(self._settler.run)
+            services.start_soon(self._watchdog.run)
+            async with trio.open_nursery() as handlers:
+                self._executor.open(handlers)
+                task_status.started()
+                await self._fetcher.run()
+                await self._let_handlers_finish()
+            with trio.move_on_at(self._finish_by()):
+                await self._settler.wait_below(1)
+            services.cancel_scope.cancel()
 
     async def _let_handlers_finish(self) -> None:
-        grace_s = max(0.0, self._settings.shutdown_grace - self._finish_s)
-        with trio.move_on_after(grace_s):
+        with trio.move_on_at(self._end - self._finish_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_early, nursery.cancel_scope)
                 await self._executor.wait_idle()
                 nursery.cancel_scope.cancel()
         self._executor.cancel_all()
+        # They are released together, in order, but not later than this: one may hang while it cleans up.
+        with trio.move_on_after(self._finish_s / 2):
+            await self._executor.wait_ended()
+        self._executor.let_go()
 
     async def _end_early(self, scope: trio.CancelScope) -> None:
         await self._cancel_handlers.wait()
         scope.cancel()
 
+    def _finish_by(self) -> float:
+        """Until when to wait for Redis, decided once: within the grace, unless handlers have overrun it."""
+        if self._finish_at is None:
+            now = trio.current_time()
+            self._finish_at = min(now + self._finish_s, max(now + FINISH_MIN_S / 2, self._end - CLOSE_S))
+        return self._finish_at
+
     async def _finish(self) -> None:
+        """However we got here: what has ended is settled, what has not is given back, within a bounded time."""
+        if self._redis is not None and not self._redis.connects:
+            return  # it has never been reached: nothing of ours is there
+        with trio.CancelScope(shield=True, deadline=self._finish_by()) as scope:
+            try:
+                await self._settle_and_leave()
+            except QueueTrioError as error:
+                log.error("worker.could_not_finish", reason=str(error), kind=type(error).__name__)  # noqa: TRY400
+        if scope.cancelled_caught:
+            log.warning(
+                "worker.left_without_settling",
+                jobs=self._settler.backlog,
+                hint="their leases expire, others will run them",
+            )
+        log.info("worker.stopped", worker=self.id, completed=self.counts.completed)
+
+    async def _settle_and_leave(self) -> None:
+        self._executor.let_go()
+        await self._fetcher.give_back()
         await self._settler.flush()
         for lane in self._lanes:
-            await self._store.deregister(lane, worker=self.id)
+            # A move that was cut off may yet reach the server. Out of the registry, nobody would find that job in our
+            # inbox; so there we stay, until a sweep finds that we have been silent for long.
+            if lane != self._fetcher.pulling:
+                await self._store.deregister(lane, worker=self.id)
 
     def _info(self) -> str:
         return json.dumps(
@@ -176,6 +226,11 @@ class Worker:
                 "concurrency": self._settings.concurrency,
             }
         )
+
+
+def _code(function: Callable[..., Any]) -> CodeType | None:
+    """What its frames will show; None for what is not written in Python."""
+    return getattr(inspect.unwrap(function), "__code__", None)
 
 
 def _first(group: BaseExceptionGroup[QueueTrioError]) -> QueueTrioError:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from queue_trio import App, JobContext, Retry
+from queue_trio import App, JobContext, Priority, Retry
 from queue_trio.core.job import Lane, State
 from queue_trio.core.settings import ClientSettings, RedisSettings, Settings, WorkerSettings
 from queue_trio.errors import InfrastructureError
@@ -33,7 +33,6 @@ CLIENTS = 3
 WORKERS = 3
 LEASE_S = 0.8
 FAULTS = 12
-PRIORITIES = ("critical", "high", "normal", "low")
 KINDS = ("quick", "quick", "slow", "fails once", "asks for retry", "always fails")
 
 
@@ -115,7 +114,7 @@ class Race:
             for number in range(part, JOBS, CLIENTS):
                 job = task.job(self.rng.choice(KINDS)).options(
                     id=f"job-{number}",
-                    priority=self.rng.choice(PRIORITIES),
+                    priority=self.rng.choice(tuple(Priority)),
                     delay=self.rng.choice((0, 0, 0, 0.05)),
                 )
                 try:

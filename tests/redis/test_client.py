@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -213,3 +215,22 @@ async def test_a_cancelled_probe_gives_its_place_back(private_redis: EmbeddedRed
         with trio.fail_after(recovery_bound_s(client._settings)):
             await client.ask("PING")
         assert client._limit.borrowed_tokens == 0
+
+
+async def test_a_peer_that_hangs_up_at_once_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    connect, made = trio.open_tcp_stream, []
+
+    async def connect_and_be_reset(host: str, port: int) -> trio.SocketStream:
+        made.append(await connect(host, port))
+        accepted = await listener.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.socket.close()  # a reset, and no goodbye
+        await trio.lowlevel.wait_readable(made[0].socket)
+        return made[0]
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect_and_be_reset)
+    async with listener, client_for(f"redis://127.0.0.1:{listener.socket.getsockname()[1]}/0") as client:
+        with pytest.raises(NotSent):
+            await client.command("PING")
+    assert made[0].socket.fileno() == -1

@@ -25,7 +25,13 @@ LIBRARIES = {
     if file.name.endswith(".lua")
 }
 
-OWN_KEYS = {"session": "s", "hash_or_zset": "h", "ready": "r", "inbox": "i", **{f"inbox:{rank}": f"i{rank}" for rank in range(4)}}
+OWN_KEYS = {
+    "session": "s",
+    "hash_or_zset": "h",
+    "ready": "r",
+    "inbox": "i",
+    **{f"inbox:{rank}": f"i{rank}" for rank in range(4)},
+}
 """Keys that belong to one caller: it names them itself."""
 
 FORBIDDEN = (
