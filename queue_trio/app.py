@@ -37,7 +37,9 @@ RunIn = Literal["trio", "thread", "process"]
 _MAX_SECONDS = 366 * 86400.0
 _MAX_RETRIES = 1000
 
-_rng = random.Random()
+# The system's, because a forked process goes on with a copy of any other generator's state: parent and child would make
+# the same ids in the same millisecond, and the queue would take one's job for a duplicate of the other's.
+_rng = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
