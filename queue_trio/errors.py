@@ -156,8 +156,8 @@ class JobTimeout(JobError):
     """The handler ran longer than its `timeout`."""
 
 
-class LeaseLost(JobError):
-    """The lease went to another worker while the handler ran; its outcome will be refused."""
+class ResultTooLarge(JobError):
+    """The result to keep is larger than `worker.max_result`."""
 
 
 class NoResult(JobError):

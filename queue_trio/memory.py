@@ -78,6 +78,7 @@ class _Lane:
         self.unique: dict[str, int] = {}
         self.results: dict[str, tuple[bytes, int]] = {}
         self.workers: dict[str, int] = {}
+        self.leases: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self.paused = False
         self.swept_ms: int | None = None
@@ -177,10 +178,16 @@ class _Lane:
         if id_ in self.jobs:
             self.jobs[id_].forgive(token)
 
-    def sweep(self, now: int, lease_ms: int, max_crashes: int, limit: int) -> Swept:
-        # Nobody swept for half a lease: an outage, in which nobody could renew either. Hold all leases for one lease.
-        if self.swept_ms is not None and now - self.swept_ms > lease_ms / 2:
-            self.hold_until_ms = now + lease_ms
+    def sweep(self, now: int, lease_ms: int, max_crashes: int, limit: int, recovery_ms: int = 0) -> Swept:
+        longest_ms = max(lease_ms, *self.leases.values(), 0)
+        hold_ms = max(longest_ms, recovery_ms)
+        swept_ms = now if self.swept_ms is None else self.swept_ms
+        # Nobody swept for half a lease: an outage, in which nobody could renew either. Hold all leases.
+        if now - swept_ms > lease_ms / 2:
+            self.hold_until_ms = now + hold_ms
+        if now < swept_ms:  # the clock has gone back
+            self.hold_until_ms = min(self.hold_until_ms, now + hold_ms)
+            self.leased = {id_: min(until_ms, now + longest_ms) for id_, until_ms in self.leased.items()}
         self.swept_ms = now
         promoted = self.promote(now, limit)
         self.unique = {id_: until_ms for id_, until_ms in self.unique.items() if until_ms > now}
@@ -201,7 +208,7 @@ class _Lane:
                 reclaimed.append(id_)
         self.to_front(reclaimed)
         self.tell(promoted + len(reclaimed))
-        silent_ms = now - WORKER_SILENT_LEASES * lease_ms
+        silent_ms = now - WORKER_SILENT_LEASES * longest_ms
         silent = tuple(worker for worker, seen_ms in self.workers.items() if seen_ms <= silent_ms)
         for worker in silent:
             self.bury(worker)
@@ -209,6 +216,7 @@ class _Lane:
 
     def bury(self, worker: str) -> None:
         self.workers.pop(worker, None)
+        self.leases.pop(worker, None)
         returned = [id_ for inbox in self.inboxes.pop(worker, _empty_lists()).values() for id_ in inbox]
         self.to_front(returned)
         self.tell(len(returned))
@@ -364,6 +372,7 @@ class MemoryStore:
     ) -> list[str]:
         at, now = await self._enter(lane)
         at.workers[worker] = now
+        at.leases[worker] = lease_ms
         lost: list[str] = []
         for id_, token in held:
             if id_ in at.leased and at.jobs[id_].token == token:
@@ -374,10 +383,10 @@ class MemoryStore:
         return lost
 
     async def sweep(
-        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT, recovery_ms: int = 0
     ) -> Swept:
         at, now = await self._enter(lane)
-        return at.sweep(now, lease_ms, max_crashes, limit)
+        return at.sweep(now, lease_ms, max_crashes, limit, recovery_ms)
 
     async def register(self, lane: Lane, *, worker: str, info: str) -> None:
         at, now = await self._enter(lane)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RECORD_VERSION: Final = 1
 MAX_ID_LENGTH: Final = 200
+MAX_LIMIT: Final = 2**40
+"""For whatever a record limits: in milliseconds more than thirty years."""
 
 _ID = re.compile(r"[!-~]{1,200}")
 _QUEUE = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -170,6 +172,9 @@ def decode_record(raw: bytes | None) -> Record:
         raise UndecodableRecord(f"not a job record: {error}") from None
     if record.v != RECORD_VERSION:
         raise UndecodableRecord(f"record version {record.v}; this worker knows version {RECORD_VERSION}")
+    for limit in (record.timeout_ms, record.max_retries, record.keep_result_ms):
+        if limit is not None and not 0 <= limit <= MAX_LIMIT:
+            raise UndecodableRecord(f"a limit of {limit}; they go from 0 to {MAX_LIMIT}")
     return record
 
 

@@ -158,9 +158,12 @@ class Store(Protocol):
         ...
 
     async def sweep(
-        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT, recovery_ms: int = 0
     ) -> Swept:
-        """Promote what is due, take expired leases back, clear away workers that are gone."""
+        """Promote what is due, take expired leases back, clear away workers that are gone.
+
+        After an outage leases are left alone for the longest lease of any worker, and at least for `recovery_ms`.
+        """
         ...
 
     async def register(self, lane: Lane, *, worker: str, info: str) -> None:

@@ -74,7 +74,8 @@ def error_from_reply(text: str) -> ServerError:
     found = _CODE.match(text)
     code = found[1] if found else "ERR"
     if code == "ERR" or code.startswith("@"):
-        if text.startswith("ERR max number of clients"):
+        # Reached its limit of clients; or an operator ended the script, which Redis allows only before its first write.
+        if text.startswith("ERR max number of clients") or "Script killed by user" in text:
             return ServerNotReady("ERR", text)
         code = "NOPERM" if _DENIED_IN_SCRIPT.match(text) else "ERR"
     return _CLASS_OF_CODE.get(code, ServerError)(code, text)

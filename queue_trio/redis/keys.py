@@ -29,6 +29,7 @@ LANE_KEYS: Final = (
     "wake",  # list    tokens for blocked fetchers
     "workers",  # zset    incarnation -> last heartbeat, server ms
     "worker_info",  # hash    incarnation -> JSON
+    "leases",  # zset    incarnation -> how long its leases are, ms
     "stats",  # hash    conservation counters
     "control",  # hash    paused, swept_ms, hold_until_ms
 )

@@ -20,7 +20,6 @@ from queue_trio.core.store import (
     MAX_BATCH,
     POISON,
     PROMOTE_LIMIT,
-    WORKER_SILENT_LEASES,
     LaneStats,
     PeekedJob,
     Swept,
@@ -227,16 +226,16 @@ class RedisStore:
         return lost
 
     async def sweep(
-        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT
+        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT, recovery_ms: int = 0
     ) -> Swept:
         calls = self._calls(lane)
-        args = (lease_ms, max_crashes, limit, POISON)
+        args = (lease_ms, max_crashes, limit, POISON, recovery_ms)
         reply = await self.client.run(Call(calls.sweep, calls.sweep_keys, args))
-        promoted, reclaimed, poisoned, hold_ms, silent = reply
+        promoted, reclaimed, poisoned, hold_ms, silent, silent_ms = reply
         buried = [
             worker
             for worker in map(bytes.decode, silent)
-            if await self._bury(lane, worker, silent_ms=WORKER_SILENT_LEASES * lease_ms)
+            if await self._bury(lane, worker, silent_ms=silent_ms)
         ]
         return Swept(promoted, _texts(reclaimed), _texts(poisoned), tuple(buried), hold_ms)
 

@@ -28,7 +28,7 @@ from queue_trio.core.job import (
     encode_failure,
 )
 from queue_trio.core.store import MAX_BATCH
-from queue_trio.errors import InvalidArguments, JobTimeout, Retry
+from queue_trio.errors import InvalidArguments, JobTimeout, ResultTooLarge, Retry
 from queue_trio.runtime.handlers import Processes, ThreadCall
 
 if TYPE_CHECKING:
@@ -136,7 +136,10 @@ class Executor:
         for job in jobs:
             before = held.get(job.id)
             if before is not None:
-                # We lost its lease and got the job again, before any renewal could tell.
+                # We lost its lease and got the job again, before any renewal could tell. Settling the old lease is
+                # refused, and gives back the crash that its loss was charged as: we are alive.
+                if not before.finished:
+                    self._settler.add(lane, Outcome(job.id, before.job.token, Verdict.RELEASE))
                 before.end(Ending.LOST)
             running = held[job.id] = Running(lane, job, next(self._numbers))
             self._nursery.start_soon(self._run, running)
@@ -292,6 +295,10 @@ class Executor:
             return Outcome(job.id, job.token)
         try:
             detail = to_json(result)
+            if len(detail) > self._settings.max_result:
+                raise ResultTooLarge(
+                    f"its result is {len(detail)} bytes, more than worker.max_result ({self._settings.max_result})"
+                )
         except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything
             # The work is done, and doing it again would give the same result: a retry could not help.
             return self._dead(running, plan.name, error)

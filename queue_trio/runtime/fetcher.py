@@ -6,6 +6,7 @@ takes as long as it takes.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import trio
@@ -39,7 +40,7 @@ class Fetcher:
         self._executor = executor
         self._settler = settler
         self._settings = settings
-        self._strategy = strategy
+        self._looped = isinstance(strategy, Looped)
         self._lane_order = LaneOrder.parse(settings.queues)
         self._worker = worker
         self._backlog_max = 2 * max(settings.concurrency, MAX_BATCH)
@@ -47,6 +48,8 @@ class Fetcher:
         self._waiting = trio.CancelScope()
         self._claiming = trio.CancelScope()
         self.lanes = tuple(Lane(queue) for queue in sorted(LaneOrder.parse(settings.queues).order()))
+        # A copy for each lane: taking turns together, one lane could always meet the same priority's turn.
+        self._strategies = {lane: copy.deepcopy(strategy) for lane in self.lanes}
         self.consuming_since: float | None = None
         self.claiming: Lane | None = None
         """A claim of this lane has no answer yet. After `run`: it was cut off, and may have leased jobs to us."""
@@ -72,9 +75,7 @@ class Fetcher:
                 break
             pause_s = 0.0
             with trio.CancelScope() as self._claiming:
-                pause_s = (
-                    await self._looped_round() if isinstance(self._strategy, Looped) else await self._round()
-                )
+                pause_s = await self._looped_round() if self._looped else await self._round()
             if pause_s > 0 and not self.stopping():
                 with trio.CancelScope() as self._waiting:
                     await self._store.wait(self.lanes, timeout_s=pause_s)
@@ -123,7 +124,7 @@ class Fetcher:
             worker=self._worker,
             want=want,
             lease_ms=self._settings.lease_ms,
-            order=self._strategy.order(),
+            order=self._strategies[lane].order(),
         )
         self.claiming = None
         return claim
@@ -149,7 +150,7 @@ class Fetcher:
 
     async def _pull(self, lane: Lane, wait_s: float) -> bool:
         """One move from each priority until one brings a job, then a lease for it. True if one did."""
-        for priority in self._strategy.order():
+        for priority in self._strategies[lane].order():
             if not self._may_claim():
                 return True
             self.pulling = lane

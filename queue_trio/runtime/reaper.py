@@ -23,12 +23,23 @@ LIMIT = 200
 
 
 class Reaper:
-    """Jittered by a quarter either way, so that many reapers spread out."""
+    """Jittered by a quarter either way, so that many reapers spread out.
+
+    `recovery_ms`: how long a worker may take to reconnect after an outage.
+    """
 
     def __init__(
-        self, store: Store, lanes: Sequence[Lane], settings: WorkerSettings, counts: Counts, *, rng: Random
+        self,
+        store: Store,
+        lanes: Sequence[Lane],
+        settings: WorkerSettings,
+        counts: Counts,
+        *,
+        rng: Random,
+        recovery_ms: int = 0,
     ) -> None:
         self._store = store
+        self._recovery_ms = recovery_ms
         self._lanes = lanes
         self._settings = settings
         self._counts = counts
@@ -48,7 +59,11 @@ class Reaper:
     async def sweep(self, lane: Lane) -> bool:
         """One sweep of one lane; True if there is more to do."""
         swept = await self._store.sweep(
-            lane, lease_ms=self._settings.lease_ms, max_crashes=self._settings.max_crashes, limit=LIMIT
+            lane,
+            lease_ms=self._settings.lease_ms,
+            max_crashes=self._settings.max_crashes,
+            limit=LIMIT,
+            recovery_ms=self._recovery_ms,
         )
         if not swept.hold_ms:
             self._holding.discard(lane)

@@ -27,11 +27,11 @@ class Renewer:
         self._lease_ms = lease_ms
 
     async def run(self) -> None:
-        """Renew for ever."""
+        """Renew for ever, beginning at once: that tells the others how long our leases are."""
         while True:
-            await trio.sleep(self._lease_ms / 3000)
             for lane in self._lanes:
                 await self.renew(lane)
+            await trio.sleep(self._lease_ms / 3000)
 
     async def renew(self, lane: Lane) -> None:
         """Renew everything held in one lane, and stop the handlers whose lease is gone."""

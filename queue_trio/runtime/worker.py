@@ -91,7 +91,14 @@ class Worker:
         self._renewer = Renewer(
             store, self._executor, self._lanes, worker=self.id, lease_ms=settings.lease_ms
         )
-        self._reaper = Reaper(store, self._lanes, settings, self.counts, rng=self._rng)
+        self._reaper = Reaper(
+            store,
+            self._lanes,
+            settings,
+            self.counts,
+            rng=self._rng,
+            recovery_ms=round(app.settings.redis.recovery * 1000),
+        )
         self._watchdog = StallWatchdog(
             settings.stall_limit,
             {code: name for name, task in app.tasks.items() if (code := _code(task.function)) is not None},

@@ -14,12 +14,20 @@ from structlog.testing import capture_logs
 
 from queue_trio.core.breaker import State
 from queue_trio.core.settings import RedisSettings
-from queue_trio.errors import CircuitOpen, NotSent, ServerError, ServerRefused, ServerUnusable, UsageError
+from queue_trio.errors import (
+    CircuitOpen,
+    Indeterminate,
+    NotSent,
+    ServerError,
+    ServerRefused,
+    ServerUnusable,
+    UsageError,
+)
 from queue_trio.redis.client import Call, Client
 from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.scripts import Script
 from tests.runtime.faults import FAST, faulty_relay, recovery_bound_s
-from tests.support import eventually
+from tests.support import connect, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -204,17 +212,59 @@ async def test_a_restart_between_two_commands_costs_no_breaker(private_redis: Em
         assert "breaker.changed" not in [line["event"] for line in logs]
 
 
-async def test_a_cancelled_probe_gives_its_place_back(private_redis: EmbeddedRedis) -> None:
-    async with client_for(private_redis.url) as client:
-        await client.ask("PING")
-        await private_redis.freeze()
-        for _ in range(20):  # cancelled at many points: connecting, half open, waiting for the pool
-            with trio.move_on_after(0.11):
-                await client.ask("PING")
-        private_redis.thaw()
-        with trio.fail_after(recovery_bound_s(client._settings)):
-            await client.ask("PING")
+@pytest.mark.parametrize("frozen", [True, False], ids=["connecting", "waiting for its reply"])
+async def test_a_cancelled_probe_gives_its_place_back(private_redis: EmbeddedRedis, frozen: bool) -> None:
+    # Patient: this probe must end by being cancelled, not by a timeout.
+    async with client_for(private_redis.url, connect_timeout=30, read_timeout=30) as client:
+        await _open_the_breaker(client, private_redis)
+        await private_redis.restart()
+        if frozen:
+            await private_redis.freeze()
+        await eventually(lambda: client.breaker.state(trio.current_time()) is State.HALF_OPEN)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.command, "BLPOP", "nothing", 30, 30)
+            if frozen:
+                await trio.testing.wait_all_tasks_blocked()
+            else:
+                await eventually(lambda: _blocked_clients(private_redis))
+            assert len(client.breaker._probing) == 1
+            with pytest.raises(CircuitOpen, match="awaits its probes"):
+                await client.command("PING")
+            nursery.cancel_scope.cancel()
+        assert client.breaker._probing == set()
         assert client._limit.borrowed_tokens == 0
+        if frozen:
+            private_redis.thaw()
+        with trio.fail_after(recovery_bound_s(client._settings)):
+            assert await client.ask("PING") == b"PONG"
+        assert client.breaker.state(trio.current_time()) is State.CLOSED
+
+
+async def _open_the_breaker(client: Client, server: EmbeddedRedis) -> None:
+    await client.ask("PING")
+    await server.kill()
+    while client.breaker.state(trio.current_time()) is State.CLOSED:
+        with pytest.raises((NotSent, Indeterminate)):
+            await client.command("PING")
+
+
+def _blocked_clients(server: EmbeddedRedis) -> bool:
+    with connect(server.unix_socket) as direct:
+        clients = direct.info("clients")
+    assert isinstance(clients, dict)
+    return bool(clients["blocked_clients"])
+
+
+async def test_a_connection_closed_while_it_lay_idle_is_not_used(redis_url: str) -> None:
+    """A command that is sent once would end as Indeterminate there, and its caller could not know what happened."""
+    async with client_for(redis_url) as client, client_for(redis_url) as other:
+        await other.command("CLIENT", "KILL", "ID", await client.command("CLIENT", "ID"))
+        ((connection, used),) = client._idle
+        await eventually(connection.stale, what="the end of the connection")
+        client._idle = [(connection, used - 5)]  # five seconds that need not be waited for
+        assert await client.command("PING") == b"PONG"
+        assert client.connects == 2
+        assert not connection.usable
 
 
 async def test_a_peer_that_hangs_up_at_once_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ from tests.support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from queue_trio.core.job import Claim
     from tests.support import SharedRedis
 
 T = TypeVar("T")
@@ -265,6 +266,76 @@ async def test_a_sweep_whose_reply_was_lost_has_taken_back_what_the_next_does_no
     assert [one.crashes for one in (await relayed.direct.claim()).jobs] == [1, 1]
 
 
+async def test_a_claim_asked_again_leases_its_jobs_for_a_full_lease_from_then(relayed: Relayed) -> None:
+    """The worker only learns of them now, and what is left of the first lease may be nothing."""
+    relay, client = relayed.relay, relayed.direct.client
+    lease = relayed.store._calls(LANE).keys["lease"]
+    await relayed.direct.enqueue("a", "b")
+    await _load_scripts(relayed)
+    relay.arm(scripts.load("claim").sha, Fault(Kind.LOSE_REPLY))
+    claims: list[Claim] = []
+
+    async def claim() -> None:
+        claims.append(await relayed.world.claim(lease_ms=HOUR_MS))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(claim)
+        await relay.arrived.wait()
+        relay.blocked = True  # what is sent again stays away for a while
+        await eventually(lambda: relay.reply_sizes)
+        await relayed.direct.pass_ms(20)
+        begun_ms = await relayed.direct.time.read_ms()
+        assert int(await client.ask("ZSCORE", lease, "a")) < begun_ms + HOUR_MS
+        relay.blocked = False
+    (found,) = claims
+    assert ids(found) == ["a", "b"]
+    ended_ms = await relayed.direct.time.read_ms()
+    for id_ in ("a", "b"):
+        deadline_ms = int(await client.ask("ZSCORE", lease, id_))
+        assert begun_ms + HOUR_MS <= deadline_ms <= ended_ms + HOUR_MS
+
+
+async def test_a_worker_heard_of_after_a_sweep_found_it_silent_is_not_buried(relayed: Relayed) -> None:
+    relay, direct = relayed.relay, relayed.direct
+    await direct.store.register(LANE, worker="v", info="{}")
+    await direct.enqueue("a")
+    await direct.store.pull(LANE, worker="v", priority=Priority.NORMAL, timeout_s=5)
+    await direct.client.ask("ZADD", relayed.store._calls(LANE).keys["workers"], 0, "v")  # silent since 1970
+    await _load_scripts(relayed)
+    relay.arm(scripts.load("bury").sha)
+    relay.blocked = True
+    found: list[Swept] = []
+
+    async def sweep() -> None:
+        found.append(await relayed.world.sweep())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweep)
+        await relay.arrived.wait()  # so the sweep has found it silent
+        await direct.store.renew(LANE, worker="v", lease_ms=HOUR_MS, held=[])
+        relay.blocked = False
+    assert [swept.buried_workers for swept in found] == [()]
+    assert not await relayed.store._bury(LANE, "v", silent_ms=3 * HOUR_MS)
+    assert (await direct.store.stats(LANE)).workers == 1
+    claim = await direct.store.adopt(LANE, worker="v", want=9, lease_ms=HOUR_MS)
+    assert ids(claim) == ["a"]
+    # Of its own accord it may go.
+    assert await relayed.store._bury(LANE, "v", silent_ms=0)
+    assert (await direct.store.stats(LANE)).workers == 0
+
+
+async def test_a_session_is_remembered_for_a_day(redis: World) -> None:
+    """For longer than any request can be on its way, and any outage in which a call is asked again."""
+    day_ms = 24 * HOUR_MS
+    await redis.enqueue("a")
+    (claimed,) = (await redis.claim()).jobs
+    await redis.settle(done(claimed))
+    sessions = await redis.client.ask("KEYS", "*:session:*")
+    assert len(sessions) == 3  # one stream of calls each
+    for session in sessions:
+        assert day_ms - 60_000 < await redis.client.ask("PTTL", session) <= day_ms
+
+
 # --- late requests -------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +518,36 @@ async def test_with_the_request_on_its_way_the_outcome_is_unknown(relayed: Relay
     relayed.relay.arm("")
     answers = await relayed.world.enqueue(*(kind.name for kind in (Kind.HOLD_REPLY, Kind.LATE_REQUEST)))
     assert answers == [Enqueued.DUPLICATE, Enqueued.CREATED]
+
+
+async def test_a_call_that_was_refused_and_not_sent_again_was_not_queued(relayed: Relayed) -> None:
+    """The server does not know the script; then time ends while the whole script waits for the only connection."""
+    relay = relayed.relay
+    alone = _world(relay.url, "alone", read_timeout=20, max_connections=1)
+    await alone.enqueue("warm")
+    await relayed.direct.client.ask("SCRIPT", "FLUSH")
+    relay.arm(scripts.load("enqueue").sha)
+    relay.gate = trio.Event()
+    told: list[BaseException] = []
+
+    async def enqueue() -> None:
+        with pytest.raises((DeadlineExceeded, OutcomeUnknown)) as caught:
+            await alone.store.enqueue(LANE, [job("a")], timeout_s=1)
+        told.append(caught.value)
+
+    async with trio.open_nursery() as others:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enqueue)
+            await relay.arrived.wait()
+            others.start_soon(alone.client.command, "BLPOP", "nothing", 15, 15)
+            await eventually(lambda: alone.client._limit.statistics().tasks_waiting)
+            relay.gate.set()  # NOSCRIPT; and whoever waited has the connection
+            await relayed.direct.until_someone_waits()
+        others.cancel_scope.cancel()
+    await alone.client.aclose()
+    assert len(relay.reply_sizes) == 1
+    assert [type(error) for error in told] == [DeadlineExceeded]
+    assert await relayed.direct.counts() == {"ready normal": 1, "enqueued": 1}
 
 
 async def test_no_time_at_all_queues_nothing(relayed: Relayed) -> None:

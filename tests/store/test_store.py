@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 
@@ -22,6 +24,12 @@ from tests.store.worlds import (
     release,
     retry,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from queue_trio.core.job import ClaimedJob
+    from queue_trio.core.store import Swept
 
 CREATED, DUPLICATE, REFUSED = Enqueued.CREATED, Enqueued.DUPLICATE, Enqueued.REFUSED
 CRITICAL, HIGH, NORMAL, LOW = PRIORITIES
@@ -439,9 +447,10 @@ async def test_after_an_outage_nothing_is_taken_back_for_one_lease(world: World)
     await world.enqueue("c")
     await world.claim(1, lease_ms=1)
     await world.pass_ms(lease_ms)  # nobody sweeps: an outage
+    before_ms = await world.time.read_ms()
     swept = await world.sweep(lease_ms=lease_ms)
     assert (swept.reclaimed, swept.poisoned, swept.buried_workers) == ((), (), ())
-    assert 0 < swept.hold_ms <= lease_ms
+    assert 0.9 * lease_ms < swept.hold_ms <= lease_ms
     reclaimed: list[str] = []
     held_ms = swept.hold_ms
     while not reclaimed:
@@ -452,6 +461,26 @@ async def test_after_an_outage_nothing_is_taken_back_for_one_lease(world: World)
         reclaimed += swept.reclaimed
     assert "c" in reclaimed
     assert held_ms <= lease_ms
+    assert await world.time.read_ms() - before_ms >= lease_ms
+
+
+async def test_after_an_outage_the_longest_lease_and_the_time_to_reconnect_are_waited_for(
+    world: World,
+) -> None:
+    store, lane = world.store, world.lane
+
+    async def sweep(recovery_ms: int) -> int:
+        await world.pass_ms(60)  # nobody sweeps for more than half a lease: an outage
+        swept = await store.sweep(lane, lease_ms=100, max_crashes=3, recovery_ms=recovery_ms)
+        return swept.hold_ms
+
+    await store.sweep(lane, lease_ms=100, max_crashes=3)
+    assert await sweep(recovery_ms=0) == 100
+    assert await sweep(recovery_ms=2000) == 2000
+    await store.renew(lane, worker="patient", lease_ms=HOUR_MS, held=[])
+    assert await sweep(recovery_ms=2000) == HOUR_MS
+    await store.deregister(lane, worker="patient")
+    assert await sweep(recovery_ms=0) == 100
 
 
 async def test_due_jobs_are_promoted_while_leases_are_held(world: World) -> None:
@@ -521,7 +550,7 @@ async def test_a_silent_worker_is_buried_and_its_inbox_given_back(world: World) 
     while not buried:  # the first of these sweeps sees a gap and holds
         await world.pass_ms(2)
         buried = (await world.sweep(lease_ms=100)).buried_workers
-        await store.renew(lane, worker="here", lease_ms=HOUR_MS, held=[])
+        await store.renew(lane, worker="here", lease_ms=100, held=[])
     assert buried == ("gone",)
     assert (await store.stats(lane)).workers == 1
     assert ids(await world.claim()) == ["a", "b"]
@@ -550,6 +579,61 @@ async def test_waiting_ends_when_a_job_comes_and_when_the_time_is_over(world: Wo
     await world.claim()
     await world.enqueue("b")
     await world.store.wait([world.lane], timeout_s=60)
+
+
+async def _wakes(world: World, cause: Callable[[], Awaitable[object]]) -> None:
+    """Fail unless `cause` wakes a fetcher that waits for long. A token must be there when this is called."""
+    await world.store.wait([world.lane], timeout_s=60)  # takes the token
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: world.store.wait([world.lane], timeout_s=60))
+            await world.until_someone_waits()
+            await cause()
+
+
+@pytest.mark.parametrize("delay_ms", [0, HOUR_MS], ids=["at once", "later"])
+@pytest.mark.parametrize("outcome", [retry, release], ids=lambda outcome: outcome.__name__)
+async def test_a_job_given_back_wakes_a_fetcher(
+    world: World, outcome: Callable[[ClaimedJob, int], Outcome], delay_ms: int
+) -> None:
+    """Later, too: the fetcher may have gone to sleep for longer than that."""
+    await world.enqueue("a")
+    (claimed,) = (await world.claim()).jobs
+    await _wakes(world, lambda: world.settle(outcome(claimed, delay_ms)))
+
+
+async def test_a_job_that_a_sweep_promotes_wakes_a_fetcher(world: World) -> None:
+    await world.enqueue(job("a", delay_ms=1))
+    await world.pass_ms(2)
+    await _wakes(world, world.sweep)
+    assert (await world.counts())["ready normal"] == 1
+
+
+async def test_a_job_that_a_sweep_promotes_while_leases_are_held_wakes_a_fetcher(world: World) -> None:
+    await world.sweep(lease_ms=100)
+    await world.enqueue(job("a", delay_ms=1))
+    await world.pass_ms(60)
+    swept: list[Swept] = []
+
+    async def sweep() -> None:
+        swept.append(await world.sweep(lease_ms=100))
+
+    await _wakes(world, sweep)
+    assert [(one.promoted, one.hold_ms > 0) for one in swept] == [(1, True)]
+
+
+async def test_a_job_that_a_sweep_takes_back_wakes_a_fetcher(world: World) -> None:
+    await world.enqueue("a")
+    await world.lose()
+    await _wakes(world, world.sweep)
+    assert (await world.counts())["ready normal"] == 1
+
+
+async def test_a_job_from_the_inbox_of_a_worker_that_goes_wakes_a_fetcher(world: World) -> None:
+    await world.store.register(world.lane, worker="w", info="{}")
+    await world.enqueue("a")
+    await world.store.pull(world.lane, worker="w", priority=NORMAL, timeout_s=5)
+    await _wakes(world, lambda: world.store.deregister(world.lane, worker="w"))
 
 
 # --- reads ---------------------------------------------------------------------------------------------------------

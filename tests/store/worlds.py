@@ -71,6 +71,9 @@ def ids(claim: Claim) -> list[str]:
 
 
 class Time(Protocol):
+    async def read_ms(self) -> int:
+        """What the store's clock shows."""
+
     async def pass_ms(self, ms: int) -> None:
         """Return when the store's clock has advanced by `ms`, at least."""
 
@@ -80,6 +83,10 @@ class ManualTime:
     now_ms: int = 1_700_000_000_000
 
     def __call__(self) -> int:
+        return self.now_ms
+
+    async def read_ms(self) -> int:
+        await trio.lowlevel.checkpoint()
         return self.now_ms
 
     async def pass_ms(self, ms: int) -> None:
@@ -94,6 +101,9 @@ class ServerTime:
     async def now_ms(self) -> int:
         seconds, micros = await self.client.ask("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
+
+    async def read_ms(self) -> int:
+        return await self.now_ms()
 
     async def pass_ms(self, ms: int) -> None:
         until_ms = await self.now_ms() + ms
@@ -150,6 +160,17 @@ class World:
 
     async def sweep(self, *, lease_ms: int = HOUR_MS, max_crashes: int = 3, limit: int = 200) -> Swept:
         return await self.store.sweep(self.lane, lease_ms=lease_ms, max_crashes=max_crashes, limit=limit)
+
+    async def until_someone_waits(self) -> None:
+        """Return when a task is blocked in `wait`: on Redis, when the server says that a client is blocked."""
+        if isinstance(self.store, RedisStore):
+
+            async def blocked() -> bool:
+                return b"blocked_clients:0" not in await self.client.ask("INFO", "clients")
+
+            await eventually(blocked, what="a client that waits")
+        else:
+            await trio.testing.wait_all_tasks_blocked()
 
     async def check(self) -> None:
         """Promise S and the conservation law."""

@@ -56,7 +56,12 @@ end
 if created > 0 then
   redis.call('HINCRBY', STATS, 'enqueued', created)
   if #later > 0 then redis.call('ZADD', SCHEDULED, unpack(later)) end
-  if #taken > 0 then redis.call('ZADD', UNIQUE, unpack(taken)) end
+  if #taken > 0 then
+    -- At least as many forgotten as remembered, so that what is remembered stays bounded without waiting for sweeps.
+    local over = redis.call('ZRANGEBYSCORE', UNIQUE, '-inf', now, 'LIMIT', 0, #taken)
+    if #over > 0 then redis.call('ZREM', UNIQUE, unpack(over)) end
+    redis.call('ZADD', UNIQUE, unpack(taken))
+  end
   -- A fetcher that sleeps until the next due job must learn of an earlier one, so delayed jobs wake it too.
   wake_fetchers(WAKE, WORKERS, push_ready(READY, by_rank, 'RPUSH') + #later / 2)
 end

@@ -1,12 +1,12 @@
 -- renew: leased -> leased, with a later deadline; and the worker's heartbeat
 --
--- KEYS  lease, owner, crashes, workers
+-- KEYS  lease, owner, crashes, workers, leases
 -- ARGV  worker, lease_ms, then per job: id, token
 -- Output  the positions (from 1) of the jobs whose lease is no longer ours
 --
 -- Needs no session: sent twice it does the same twice. Works with memory full, or a full server would cost leases.
 --#include clock memory crashes
-local LEASE, OWNER, CRASHES, WORKERS = unpack(KEYS, 1, 4)
+local LEASE, OWNER, CRASHES, WORKERS, LEASES = unpack(KEYS, 1, 5)
 local now = now_ms()
 local deadline = now + tonumber(ARGV[2])
 
@@ -16,6 +16,7 @@ for i = 3, #ARGV, 2 do
 end
 open_with_a_freeing_write(OWNER)
 redis.call('ZADD', WORKERS, now, ARGV[1])
+redis.call('ZADD', LEASES, ARGV[2], ARGV[1])
 if #ids == 0 then return {} end
 
 local owners, scores, lost = redis.call('HMGET', OWNER, unpack(ids)), {}, {}

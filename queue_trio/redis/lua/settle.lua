@@ -23,6 +23,11 @@ for i = 3, others - 1, 2 do
 end
 for i = others, #ARGV, 6 do
   ids[#ids + 1], tokens[#tokens + 1] = ARGV[i], ARGV[i + 1]
+  local keep = tonumber(ARGV[i + 5])
+  -- Checked before the first write: SET would refuse it half way, with leases already gone.
+  if ARGV[i + 2] == 'done' and not (keep >= 1 and keep < 4503599627370496) then
+    return redis.error_reply('ERR keep_ms of ' .. ids[#ids] .. ' is ' .. ARGV[i + 5])
+  end
 end
 
 -- The fence: only the holder of the current lease passes, and once.
