@@ -9,15 +9,17 @@ default:
     @just --justfile {{ quote(justfile()) }} --list --unsorted
 
 # Show the queue at work on this machine, no server needed (`--help` tells the options)
-[no-cd]
+[no-cd, no-exit-message]
 demo *ARGS:
     @queue-trio demo "$@"
 
 # Run every test, at least 90 % branch coverage; with ARGS, whatever they select, no coverage
+[no-exit-message]
 test *ARGS:
     @if [ "$#" -eq 0 ]; then set -- --cov; fi; exec pytest "$@"
 
 # Style, types and the direction of imports
+[no-exit-message]
 check:
     ruff check
     ruff format --check
@@ -42,6 +44,7 @@ _compile FILE *ARGS:
     @! grep -nE '://|^--?[a-z]' "$1"
 
 # Measure queue_trio on this machine
+[no-exit-message]
 bench-self *ARGS:
     @python -m bench.self "$@"
 

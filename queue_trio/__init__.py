@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from queue_trio.app import App, Job, Task
-from queue_trio.context import JobContext
-from queue_trio.core.dequeue import Priority
-from queue_trio.core.settings import Settings
 from queue_trio.errors import QueueTrioError, Retry
-from queue_trio.submission import JobId
 
 if TYPE_CHECKING:
+    from queue_trio.app import App, Job, Task
+    from queue_trio.context import JobContext
+    from queue_trio.core.dequeue import Priority
+    from queue_trio.core.settings import Settings
+    from queue_trio.submission import JobId
+
     __version__: str
 
 __all__ = ["App", "Job", "JobContext", "JobId", "Priority", "QueueTrioError", "Retry", "Settings", "Task"]
 
+_LATER = {
+    "App": "app",
+    "Job": "app",
+    "JobContext": "context",
+    "JobId": "submission",
+    "Priority": "core.dequeue",
+    "Settings": "core.settings",
+    "Task": "app",
+}
+"""Where names come from that are looked up when first used: the command line needs few of them, and starts at once."""
 
-def __getattr__(name: str) -> str:
-    """The version, looked up only when asked for: reading package metadata takes longer than importing the rest."""
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # or a type checker would believe in any name
+
+    def __getattr__(name):
+        """A name that was not needed till now, or the version: reading package metadata takes its time too."""
+        if name == "__version__":
+            return _version()
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, "__version__"})
+
+
+def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

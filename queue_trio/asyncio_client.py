@@ -141,6 +141,9 @@ class _Asyncio:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+        # With a timeout of its own redis-py waits in `asyncio.wait_for`, which before Python 3.12 loses a cancellation
+        # that comes together with the reply. `exchange` has its own, which does not.
+        connection.socket_timeout = None
         return _AsyncioWire(connection)
 
 

@@ -28,8 +28,9 @@ class QueueClient:
     """Open it with `async with app.client() as client:`. Safe for many tasks at once.
 
     Enqueueing waits through an outage for up to `client.timeout` seconds. Then it raises DeadlineExceeded (nothing
-    was queued) or OutcomeUnknown (it may have been; enqueue the same Job object again to be sure). It raises
-    ServerRefused at once if Redis refuses writes, ServerUnusable if it will never accept them.
+    was queued) or OutcomeUnknown: it may have been. Then enqueue the same Job object again: its id keeps it from being
+    queued twice while the job exists, and for its `unique_for` after that. ServerRefused is raised at once if Redis
+    refuses writes, ServerUnusable if it will never accept them.
     """
 
     def __init__(self, app: App, *, store: Store | None = None) -> None:
@@ -40,6 +41,8 @@ class QueueClient:
         self._store: Store | None = store
 
     async def __aenter__(self) -> Self:
+        if not trio.lowlevel.in_trio_run():
+            raise UsageError("app.client() is for Trio programs: use app.asyncio_client() under asyncio")
         if self._given_store is None:
             settings = self._app.settings.redis
             self._redis = Client.from_settings(settings, name=f"queue-trio:{self._app.name}:client")
@@ -52,8 +55,12 @@ class QueueClient:
     ) -> None:
         self._app._open_clients.remove(self)
         if self._redis is not None:
-            self._store = None
-            await self._redis.aclose()
+            own, self._store = self._store, None
+            try:
+                if isinstance(own, RedisStore):
+                    await own.aclose()
+            finally:
+                await self._redis.aclose()
 
     @property
     def store(self) -> Store:

@@ -95,7 +95,11 @@ class ProtocolError(Indeterminate):
 
 
 class OutcomeUnknown(InfrastructureError):
-    """The deadline passed while the outcome was indeterminate; calling again with the same job (same id) is safe."""
+    """The deadline passed while the outcome was indeterminate: the job may or may not be queued.
+
+    Enqueue the same Job object again to be sure. Its id keeps it from being queued twice while the job exists, and for
+    its `unique_for` seconds after that.
+    """
 
 
 class DeadlineExceeded(InfrastructureError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -76,7 +77,7 @@ class Signature:
             if positional:
                 self._positional.append(parameter.name)
         schema = _schema(name, fields)
-        self._takes_none = not fields
+        self._names = list(fields)
         # The configuration of a TypedDict checks its values but does not reach the writing of them: hence both by hand.
         validator = SchemaValidator(schema, _CONFIG)
         self._validate = validator.validate_python
@@ -85,7 +86,7 @@ class Signature:
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments as a JSON object. Raises InvalidArguments, naming the parameter and what would fit."""
-        if self._takes_none and not args and not kwargs:
+        if not self._names and not args and not kwargs:
             return NO_ARGUMENTS
         if len(args) > len(self._positional):
             raise InvalidArguments(
@@ -128,13 +129,22 @@ class Signature:
 
     def _explain(self, error: ValidationError) -> str:
         problems = []
+        list_names = False
         for problem in error.errors(include_url=False, include_context=False):
+            kind, own = problem["type"], len(problem["loc"]) == 1
             where = ".".join(str(part) for part in problem["loc"]) or "arguments"
-            what = {"missing": "is missing", "extra_forbidden": "is not a parameter of this task"}.get(
-                problem["type"]
-            )
-            problems.append(f"{where!r} {what}" if what else f"{where!r}: {_lowered(problem['msg'])}")
-        return f"task {self.name}: {'; '.join(problems)}"
+            if kind == "missing":
+                problems.append(f"{where!r} is missing")
+                list_names = list_names or own
+            elif kind == "extra_forbidden":
+                close = get_close_matches(where, self._names, n=1) if own else []
+                hint = f", did you mean {close[0]!r}?" if close else ""
+                problems.append(f"{where!r} is not a parameter of this task{hint}")
+                list_names = list_names or (own and not close)
+            else:
+                problems.append(f"{where!r}: {_lowered(problem['msg'])}")
+        names = f" (parameters: {', '.join(self._names) or 'none'})" if list_names else ""
+        return f"task {self.name}: {'; '.join(problems)}{names}"
 
 
 def _hints(name: str, function: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from queue_trio.core.job import RECORD_VERSION, Enqueued, Lane, NewJob, Record, encode_record
-from queue_trio.errors import NoResult, OutcomeUnknown, PayloadTooLarge, QueueFull
+from queue_trio.errors import NoResult, OutcomeUnknown, PayloadTooLarge, QueueFull, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +36,15 @@ def _ms(seconds: float | None) -> int | None:
 
 
 def prepare(job: Job, *, now_ms: int, max_payload: int) -> tuple[Lane, NewJob]:
-    """The lane a job goes to and its encoded form. Raises PayloadTooLarge. `now_ms`: wall clock, for measurements."""
-    chosen = job.chosen
+    """The lane a job goes to and its encoded form. Raises PayloadTooLarge, and UsageError for what is no Job.
+
+    `now_ms`: wall clock, for measurements.
+    """
+    try:
+        chosen = job.chosen
+    except AttributeError:
+        name = getattr(job, "__name__", "task")
+        raise UsageError(f"enqueue takes a job, not {job!r}: {name}.job(...) makes one") from None
     record = encode_record(
         Record(
             v=RECORD_VERSION,
@@ -100,5 +107,5 @@ def only_some(done: int, total: int, error: Exception) -> OutcomeUnknown:
     """The error for a list of jobs that was queued in part when `error` came."""
     return OutcomeUnknown(
         f"only the first {done} of {total} jobs are known to be queued: {error}; "
-        "enqueue the same job objects again, their ids make that safe"
+        "enqueue the same job objects again: their ids keep them from being queued twice"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from queue_trio.cli.errors import one_line
+from queue_trio.cli.errors import mask, one_line
 from queue_trio.cli.output import Column, write, write_table
 from queue_trio.core.job import Failure, Record, State, UndecodableRecord, decode_record
 
@@ -56,7 +56,7 @@ class Peeked:
             "raw": None if known or job.raw is None else repr(job.raw),
             "at_ms": job.at_ms,
             "owner": job.owner,
-            "tries": job.tries,
+            "retries": job.tries,
             "crashes": job.crashes,
             "errors": [{"at_ms": at_ms, **msgspec.to_builtins(failure)} for at_ms, failure in self.failures],
         }
@@ -69,12 +69,16 @@ def _record_json(record: Record) -> dict[str, Any]:
 
 
 def _failure(text: str) -> tuple[int | None, Failure]:
-    """One entry of the history: "<server ms> <failure JSON>"."""
+    """One entry of the history: "<server ms> <failure JSON>". Without passwords: drivers put URLs into messages."""
     at_ms, _, encoded = text.partition(" ")
     try:
-        return int(at_ms), msgspec.json.decode(encoded, type=Failure)
+        failure = msgspec.json.decode(encoded, type=Failure)
+        masked = msgspec.structs.replace(
+            failure, message=mask(failure.message), traceback=mask(failure.traceback)
+        )
+        return int(at_ms), masked
     except (ValueError, msgspec.DecodeError):
-        return None, Failure(type="?", message=text)
+        return None, Failure(type="?", message=mask(text))
 
 
 def show(found: Sequence[Peeked], *, tracebacks: bool) -> None:
@@ -82,14 +86,14 @@ def show(found: Sequence[Peeked], *, tracebacks: bool) -> None:
     several = len({one.queue for one in found}) > 1
     state = found[0].job.state
     when = _WHEN.get(state)
-    tried = any(one.job.tries or one.job.crashes for one in found)
+    retried = any(one.job.tries or one.job.crashes for one in found)
     columns = [Column("job", whole=True), Column("priority"), Column("task"), Column("arguments")]
     if several:
         columns.insert(0, Column("queue", whole=True))
     if when:
         columns.append(Column(when, whole=True))
-    if tried:
-        columns += [Column("failures", number=True), Column("crashes", number=True)]
+    if retried:
+        columns += [Column("retries", number=True), Column("crashes", number=True)]
     rows = []
     for one in found:
         row = _cells(one)
@@ -97,7 +101,7 @@ def show(found: Sequence[Peeked], *, tracebacks: bool) -> None:
             row.insert(0, one.queue)
         if when:
             row.append("" if one.job.at_ms is None else _relative(one.job.at_ms, one.now_ms))
-        if tried:
+        if retried:
             row += [str(one.job.tries), str(one.job.crashes)]
         rows.append(row)
     write_table(columns, rows)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from queue_trio.cli.errors import EXIT_INTERRUPTED, EXIT_OK, say
-from queue_trio.cli.output import write, write_json
+from queue_trio.cli.output import counted, write, write_json
 from queue_trio.cli.state import open_app
 from queue_trio.core.dequeue import PRIORITIES
 from queue_trio.errors import UsageError
@@ -219,7 +219,7 @@ class _Run:
 
 
 def _summary(counts: ProducerCounts) -> str:
-    parts = [f"{counts.created} files enqueued", f"{counts.unchanged} unchanged since the last time"]
+    parts = [f"{counted(counts.created, 'file')} enqueued", f"{counts.unchanged} unchanged since the last time"]
     if counts.unsure:
         parts.append(f"{counts.unsure} either of the two, because a reply was lost")
     if counts.skipped:

@@ -43,6 +43,9 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 0.1
 """For saying goodbye on all connections together, which only TLS does; then they are closed without."""
 
+GOODBYE_S = 0.25
+"""For a last command before closing."""
+
 IDLE_CHECK_S = 1.0
 """A connection idle for longer is looked at before use: the server may have closed it meanwhile."""
 
@@ -173,6 +176,15 @@ class Client:
         if isinstance(reply, ServerError):
             raise reply
         return reply
+
+    async def last_words(self, *command: Argument) -> None:
+        """One plain command whose reply does not matter, sent once, and only if a connection is there already.
+
+        Bounded by GOODBYE_S, also when cancelled. Raises NotSent, Indeterminate or a ServerError.
+        """
+        if self._idle:
+            with trio.CancelScope(shield=True, relative_deadline=GOODBYE_S):
+                await self.command(*command)
 
     async def connect(self) -> None:
         """Reach the server once, or raise the reason why not. For one-shot commands, which fail at once."""

@@ -74,7 +74,7 @@ class Enqueuer:
         if part.abandoned:
             raise OutcomeUnknown(
                 f"no answer within {timeout_s:g} s, and the job may or may not be queued; "
-                "enqueue the same job object again to be sure, its id makes that safe"
+                "enqueue the same job object again to be sure: its id keeps it from being queued twice"
             )
         raise DeadlineExceeded(f"Redis could not be reached within {timeout_s:g} s; nothing was queued")
 

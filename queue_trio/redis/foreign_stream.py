@@ -103,7 +103,7 @@ class Stream:
             raise DeadlineExceeded(f"out of time, and nothing was queued{why}")
         raise OutcomeUnknown(
             f"out of time without an answer, and the job may or may not be queued{why}; "
-            "enqueue the same job object again to be sure, its id makes that safe"
+            "enqueue the same job object again to be sure: its id keeps it from being queued twice"
         )
 
     def _withdraw(self, part: _Part) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from queue_trio.errors import InternalError, ServerError
+from queue_trio.errors import InternalError, OutcomeUnknown, ServerError
 from queue_trio.redis.client import Call
 
 if TYPE_CHECKING:
@@ -24,24 +24,41 @@ class Session:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._seq = 0
+        self._doubtful = False
         self.unanswered: Call | None = None
         """The call that was cancelled on its way, if any. Whether it happened is not known here."""
 
     async def call(self, script: Script, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
-        """Run `script` once; its first argument is the sequence number. Gives up an unanswered call before it."""
+        """Run `script` once; its first argument is the sequence number.
+
+        A call that is still unanswered is given up: whether it happened will never be known. Use `again` to know.
+        """
+        self._doubtful = self._doubtful or self.unanswered is not None
         self._seq += 1
         self.unanswered = Call(script, keys, (self._seq, *args))
         return await self.again()
 
     async def again(self) -> Any:
-        """Ask for the unanswered call's reply. If it never happened, it happens now."""
-        if self.unanswered is None:
+        """Ask for the unanswered call's reply. If it never happened, it happens now.
+
+        Raises OutcomeUnknown if the server refuses to say, after an earlier attempt that it may have acted on.
+        """
+        call = self.unanswered
+        if call is None:
             raise InternalError("no call is unanswered")
         try:
-            reply = await self._client.run(self.unanswered)
-        except ServerError:
-            # An answer too, and one that says nothing has changed.
+            reply = await self._client.run(call)
+        except ServerError as error:
             self.unanswered = None
-            raise
+            if not call.maybe_sent:
+                raise  # an answer too, and one that says nothing has changed
+            self._doubtful = True
+            raise OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}") from error
+        self._doubtful = self._doubtful or call.maybe_sent
         self.unanswered = None
         return reply
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether the server may forget it: it was used, and no copy of a request can still be on its way there."""
+        return self._seq > 0 and self.unanswered is None and not self._doubtful

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from queue_trio.core.store import (
 from queue_trio.errors import (
     DeadlineExceeded,
     Indeterminate,
+    InfrastructureError,
     InternalError,
     NotSent,
     OutcomeUnknown,
@@ -59,24 +61,30 @@ class _LaneCalls:
     """Everything about one lane that is made once: key tuples and sessions."""
 
     def __init__(self, client: Client, keys: LaneKeys, incarnation: str) -> None:
-        def session_keys(stream: str) -> dict[str, str]:
-            return {"session": keys.session(f"{incarnation}:{stream}")}
-
+        self._client = client
+        self._incarnation = incarnation
         self.keys = keys
+        self.sessions: dict[str, Session] = {}
         self.enqueue = scripts.load("enqueue")
+        self.enqueuers: dict[int, Enqueuer] = {}
         self.claim = scripts.load("claim")
-        self.claim_keys = self.claim.keys(keys, session_keys("claim"))
-        self.claim_session = Session(client)
+        self.claim_session_key, self.claim_session = self.open_session("claim")
+        self.claim_keys = self.claim.keys(keys, {"session": self.claim_session_key})
         self.adopt = scripts.load("adopt")
         self.settle = scripts.load("settle")
-        self.settle_keys = self.settle.keys(keys, session_keys("settle"))
-        self.settle_session = Session(client)
+        settle_session_key, self.settle_session = self.open_session("settle")
+        self.settle_keys = self.settle.keys(keys, {"session": settle_session_key})
         self.renew = scripts.load("renew")
         self.renew_keys = self.renew.keys(keys)
         self.sweep = scripts.load("sweep")
         self.sweep_keys = self.sweep.keys(keys)
-        self.enqueuers: dict[int, Enqueuer] = {}
         self.announced = False
+
+    def open_session(self, stream: str) -> tuple[str, Session]:
+        """A session for one stream of our calls, and its key."""
+        key = self.keys.session(f"{self._incarnation}:{stream}")
+        session = self.sessions[key] = Session(self._client)
+        return key, session
 
 
 class RedisStore:
@@ -104,6 +112,14 @@ class RedisStore:
             await self.client.ask("SADD", lanes_key(self._prefix), str(lane))
         calls.announced = True
 
+    async def aclose(self) -> None:
+        """Let the server forget our sessions, so that clients which come and go leave nothing. Tried once."""
+        for calls in self._lanes.values():
+            keys = [key for key, session in calls.sessions.items() if session.forgettable]
+            if keys:
+                with suppress(InfrastructureError):  # they expire by themselves
+                    await self.client.last_words("UNLINK", *keys)
+
     # --- transitions -----------------------------------------------------------------------------------------------
 
     async def enqueue(
@@ -113,11 +129,9 @@ class RedisStore:
         deadline = trio.current_time() + timeout_s
         enqueuer = calls.enqueuers.get(max_length)
         if enqueuer is None:
-            stream = f"{self._incarnation}:enqueue:{max_length}"
-            keys = calls.enqueue.keys(calls.keys, {"session": calls.keys.session(stream)})
-            enqueuer = calls.enqueuers[max_length] = Enqueuer(
-                Session(self.client), calls.enqueue, keys, max_length
-            )
+            key, session = calls.open_session(f"enqueue:{max_length}")
+            keys = calls.enqueue.keys(calls.keys, {"session": key})
+            enqueuer = calls.enqueuers[max_length] = Enqueuer(session, calls.enqueue, keys, max_length)
         answers: list[Enqueued] = []
         with trio.move_on_at(deadline):
             if not calls.announced:
@@ -130,7 +144,7 @@ class RedisStore:
                 raise
             raise OutcomeUnknown(
                 f"only the first {len(answers)} of {len(jobs)} jobs are known to be queued: {error}; "
-                "enqueue the same job objects again, their ids make that safe"
+                "enqueue the same job objects again: their ids keep them from being queued twice"
             ) from error
         return answers
 
@@ -180,7 +194,7 @@ class RedisStore:
         if session.unanswered is not None:
             return _claim(await session.again())
         own = dict(zip((f"inbox:{rank}" for rank in range(4)), calls.keys.inboxes(worker), strict=True))
-        own["session"] = calls.claim_keys[0]
+        own["session"] = calls.claim_session_key
         keys = calls.adopt.keys(calls.keys, own)
         return _claim(await session.call(calls.adopt, keys, (worker, min(want, MAX_BATCH), lease_ms)))
 
@@ -207,7 +221,12 @@ class RedisStore:
                 if outcome.verdict is Verdict.DONE:
                     results.append(calls.keys.result(outcome.id))
         keys = (*calls.settle_keys, *results)
-        reply = await calls.settle_session.call(calls.settle, keys, (len(plain_at), *plain, *others))
+        args = (len(plain_at), *plain, *others)
+        session, before = calls.settle_session, calls.settle_session.unanswered
+        if before is not None and (before.keys, tuple(before.args[1:])) == (keys, args):
+            reply = await session.again()  # the same outcomes, cancelled on their way: what became of them?
+        else:
+            reply = await session.call(calls.settle, keys, args)
         accepted = [False] * len(outcomes)
         for at, letter in zip(plain_at + others_at, reply, strict=True):
             accepted[at] = letter == ord("a")

@@ -34,6 +34,7 @@ from queue_trio.runtime.handlers import Processes, ThreadCall
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from random import Random
+    from types import TracebackType
 
     from queue_trio.client import QueueClient
     from queue_trio.core.settings import WorkerSettings
@@ -45,6 +46,9 @@ log = structlog.get_logger(__name__)
 
 MAX_TRACEBACK = 8192
 """Characters of a traceback that are kept; the end tells most."""
+
+
+_NOT_THE_HANDLERS = frozenset({"queue_trio", "trio", "outcome", "anyio"})
 
 
 class Ending(Enum):
@@ -259,7 +263,7 @@ class Executor:
                 deadline=deadline,
                 enqueued_ms=record.enqueued_ms,
                 headers=record.headers or {},
-                client=self._client,
+                open_client=self._client,
             )
 
     async def _call_in_thread(
@@ -340,7 +344,8 @@ class Executor:
     def _failure(self, job: ClaimedJob, error: BaseException) -> bytes:
         text = ""
         if error.__traceback__ is not None or error.__cause__ is not None:
-            text = _encodable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
+            lines = traceback.format_exception(type(error), error, _from_handler(error.__traceback__))
+            text = _encodable("".join(lines))[-MAX_TRACEBACK:]
         return encode_failure(Failure(type(error).__name__, _text(error), job.tries + 1, self._worker, text))
 
     def _settled(self, lane: Lane, outcome: Outcome, accepted: bool) -> None:
@@ -380,6 +385,17 @@ def _split(error: BaseException) -> tuple[BaseException | None, BaseException | 
     if isinstance(error, BaseExceptionGroup):
         return error.split(stops)
     return (error, None) if isinstance(error, stops) else (None, error)
+
+
+def _from_handler(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames between us and the handler, which tell its author nothing."""
+    later = trace
+    while (
+        later is not None
+        and later.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_HANDLERS
+    ):
+        later = later.tb_next
+    return later or trace
 
 
 def _text(error: BaseException) -> str:

@@ -30,6 +30,7 @@ class Settler:
         self._waiting: dict[Lane, deque[Outcome]] = {}
         self._work = trio.Event()
         self._progress = trio.Event()
+        self._under_way: dict[Lane, list[Outcome]] = {}
         self.backlog = 0
         self.on_settled: Callable[[Lane, Outcome, bool], None] = lambda lane, outcome, accepted: None
 
@@ -57,8 +58,7 @@ class Settler:
     async def flush(self) -> None:
         """Settle everything that waits now. Cancelled half way, nothing is forgotten: it can be called again.
 
-        Then a batch may go out a second time under a new number. The fence makes that safe: the first time ended the
-        leases, so the second finds them stale and changes nothing.
+        Then the same batch goes out again first, so that the store can tell what became of it.
         """
         while self.backlog:
             # One batch of each lane in turn: no busy lane may keep the others waiting. A new lane may join meanwhile.
@@ -67,8 +67,9 @@ class Settler:
                     await self._settle(lane, queue)
 
     async def _settle(self, lane: Lane, queue: deque[Outcome]) -> None:
-        batch = _batch(queue)
+        batch = self._under_way.setdefault(lane, _batch(queue))
         accepted = await self._store.settle(lane, batch)
+        del self._under_way[lane]
         for outcome, yes in zip(batch, accepted, strict=True):
             queue.popleft()
             self.on_settled(lane, outcome, yes)

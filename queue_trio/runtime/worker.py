@@ -222,6 +222,8 @@ class Worker:
             # inbox; so there we stay, until a sweep finds that we have been silent for long.
             if lane != self._fetcher.pulling:
                 await self._store.deregister(lane, worker=self.id)
+        if isinstance(self._store, RedisStore):
+            await self._store.aclose()
 
     def _info(self) -> str:
         return json.dumps(

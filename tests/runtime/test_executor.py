@@ -380,7 +380,6 @@ async def test_a_handler_enqueues_through_its_context(autojump_clock: MockClock)
 
     @app.task
     async def parent(context: JobContext) -> None:
-        assert context.client is not None
         await context.client.enqueue(child.job())
 
     async with working(app, store):
