@@ -16,7 +16,7 @@ demo *ARGS:
 # Run every test, at least 90 % branch coverage; with ARGS, whatever they select, no coverage
 [no-exit-message]
 test *ARGS:
-    @if [ "$#" -eq 0 ]; then set -- --cov; fi; exec pytest "$@"
+    @if [ "$#" -eq 0 ]; then set -- --cov --numprocesses auto --maxprocesses 4; fi; exec pytest "$@"
 
 # Style, types and the direction of imports
 [no-exit-message]

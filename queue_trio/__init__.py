@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from queue_trio.errors import QueueTrioError, Retry
-
+TYPE_CHECKING = False  # type checkers know better; importing `typing` would take longer than all the rest
 if TYPE_CHECKING:
     from queue_trio.app import App, Job, Task
     from queue_trio.context import JobContext
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.settings import Settings
+    from queue_trio.errors import QueueTrioError, Retry
     from queue_trio.submission import JobId
 
     __version__: str
@@ -23,10 +21,12 @@ _LATER = {
     "JobContext": "context",
     "JobId": "submission",
     "Priority": "core.dequeue",
+    "QueueTrioError": "errors",
+    "Retry": "errors",
     "Settings": "core.settings",
     "Task": "app",
 }
-"""Where names come from that are looked up when first used: the command line needs few of them, and starts at once."""
+"""Where names come from that are looked up when first used: the command line needs few of them, and must be quick."""
 
 
 if not TYPE_CHECKING:  # or a type checker would believe in any name

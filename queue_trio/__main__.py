@@ -1,9 +1,8 @@
-"""Where `queue-trio` and `python -m queue_trio` start. Imports next to nothing, so that Ctrl-C is heard from the start."""
+"""Where `queue-trio` and `python -m queue_trio` start. Imports so little that Ctrl-C is heard from the beginning."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 _INTERRUPTED = 130
@@ -12,6 +11,8 @@ _INTERRUPTED = 130
 def run() -> None:
     """The console script."""
     try:
+        import signal
+
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         # While modules are imported there is nothing to clean up. An exception could end up in a callback of the
         # import system, which would print it and go on.

@@ -27,9 +27,9 @@ class AsyncioQueueClient:
     """Open it with `async with app.asyncio_client() as client:`. Safe for many tasks at once.
 
     Enqueueing waits through an outage for up to `client.timeout` seconds. Then it raises DeadlineExceeded (nothing
-    was queued) or OutcomeUnknown (it may have been; enqueue the same Job object again to be sure). It raises
-    ServerRefused at once if Redis refuses writes, ServerUnusable if it will never accept them. A cancelled call may
-    or may not have queued its jobs.
+    was queued) or OutcomeUnknown: it may have been. Then enqueue the same Job object again: its id keeps it from being
+    queued twice while the job exists, and for its `unique_for` after that. ServerRefused is raised at once if Redis
+    refuses writes, ServerUnusable if it will never accept them. A cancelled call may or may not have queued its jobs.
     """
 
     def __init__(self, app: App) -> None:

@@ -30,8 +30,9 @@ class SyncQueueClient:
     """Open it with `with app.sync_client() as client:`. Any thread may use it, and so may a process forked after that.
 
     Enqueueing waits through an outage for up to `client.timeout` seconds. Then it raises DeadlineExceeded (nothing
-    was queued) or OutcomeUnknown (it may have been; enqueue the same Job object again to be sure). It raises
-    ServerRefused at once if Redis refuses writes, ServerUnusable if it will never accept them.
+    was queued) or OutcomeUnknown: it may have been. Then enqueue the same Job object again: its id keeps it from being
+    queued twice while the job exists, and for its `unique_for` after that. ServerRefused is raised at once if Redis
+    refuses writes, ServerUnusable if it will never accept them.
     """
 
     def __init__(self, app: App) -> None:
@@ -49,7 +50,8 @@ class SyncQueueClient:
     ) -> None:
         if self._open is not None:
             foreign, self._open = self._open, None
-            run_blocking(foreign.aclose())
+            # In a forked process they are the parent's connections and sessions, and it goes on with them.
+            run_blocking(foreign.aclose(forget=self._owner == os.getpid()))
 
     def _start(self) -> Foreign:
         foreign = Foreign(self._app.settings.redis, _Blocking(), name=f"queue-trio:{self._app.name}:client")

@@ -284,6 +284,32 @@ def test_a_client_that_is_not_open_says_so() -> None:
         asyncio.run(app.asyncio_client().enqueue(job))
 
 
+async def test_a_task_is_no_job(kind: str, redis_url: str) -> None:
+    app = make_app(redis_url)
+    task: Any = app.tasks["note"]
+
+    async def body(client: Any) -> None:
+        for enqueued in (client.enqueue(task), client.enqueue_many([task.job(), task])):
+            with pytest.raises(
+                UsageError, match=r"enqueue takes a job, not <Task note>: note\.job\(\.\.\.\)"
+            ):
+                await enqueued
+
+    await use(kind, app, body)
+    assert await ids_in(app) == []
+
+
+def test_the_trio_client_outside_trio_names_the_other_one() -> None:
+    app = make_app("redis://localhost")
+
+    async def main() -> None:
+        async with app.client():
+            raise AssertionError
+
+    with pytest.raises(UsageError, match=r"use app\.asyncio_client\(\) under asyncio"):
+        asyncio.run(main())
+
+
 # --- servers that refuse -------------------------------------------------------------------------------------------
 
 
@@ -378,7 +404,7 @@ async def test_a_server_that_never_answers_leaves_it_open(kind: str, private_red
     async def body(client: Any) -> None:
         await client.enqueue(first)
         ready.set()
-        with pytest.raises(OutcomeUnknown, match="its id makes that safe"):
+        with pytest.raises(OutcomeUnknown, match="its id keeps it from being queued twice"):
             await enqueue_until_it_fails(client)
 
     async def enqueue_until_it_fails(client: Any) -> None:
@@ -564,6 +590,32 @@ async def test_a_cancelled_asyncio_call_spoils_nothing(private_redis: EmbeddedRe
     assert {job.id for job in jobs} - {jobs[1].id} <= set(await ids_in(app))
 
 
+async def test_a_cancelled_asyncio_call_is_cancelled_wherever_it_is(redis_url: str) -> None:
+    """Before Python 3.12 `asyncio.wait_for`, which redis-py uses, can swallow a cancellation."""
+    app = make_app(redis_url)
+    jobs = [app.tasks["note"].job(str(at)) for at in range(12)]
+
+    async def main() -> None:
+        async with app.asyncio_client() as client:
+            await client.enqueue(jobs[-1])
+            for turns in range(9):
+                task = asyncio.create_task(client.enqueue(jobs[turns]))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if not task.done():
+                    assert task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1e-7):
+                    await client.enqueue(jobs[9])
+            assert await client.enqueue_many(jobs) == [job.id for job in jobs]
+            assert not (await client.enqueue(jobs[0])).created
+
+    await trio.to_thread.run_sync(lambda: asyncio.run(main()))
+    assert sorted(await ids_in(app)) == sorted(job.id for job in jobs)
+
+
 async def test_an_interrupt_in_a_sync_call_spoils_nothing(
     private_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -588,6 +640,25 @@ async def test_an_interrupt_in_a_sync_call_spoils_nothing(
     # The interrupted call had been delivered: asking again finds its job there.
     assert created[:2] == [True, True]
     assert sorted(await ids_in(app)) == sorted(job.id for job in jobs)
+
+
+async def test_clients_that_close_leave_no_session(redis_url: str) -> None:
+    app = make_app(redis_url)
+    note = app.tasks["note"]
+
+    def from_a_thread() -> None:
+        with app.sync_client() as client:
+            client.enqueue(note.job("sync"))
+
+    async def from_asyncio() -> None:
+        async with app.asyncio_client() as client:
+            await client.enqueue(note.job("asyncio"))
+
+    await trio.to_thread.run_sync(from_a_thread)
+    await trio.to_thread.run_sync(lambda: asyncio.run(from_asyncio()))
+    with redis.Redis.from_url(redis_url) as server:
+        assert list(server.scan_iter("*:session:*")) == []
+    assert len(await ids_in(app)) == 2
 
 
 async def test_a_forked_process_has_a_session_of_its_own(redis_url: str) -> None:

@@ -130,10 +130,10 @@ def test_a_misspelt_variable_gets_a_suggestion(variable: str, hint: str) -> None
 
 
 def test_settings_that_contradict_each_other(write: Write) -> None:
-    file = write("worker: {lease: 2, sweep_interval: 5}\nredis: {backoff_base: 5}\n")
+    file = write("worker: {retry_base: 9, retry_cap: 5}\nredis: {backoff_base: 5}\n")
     first, second = problems(file)
     assert first.startswith(f"redis ({file}:2): backoff_base (5 s) must be no more than backoff_cap")
-    assert second.startswith(f"worker ({file}:1): sweep_interval (5 s) must be at most half of lease")
+    assert second.startswith(f"worker ({file}:1): retry_base (9 s) must be no more than retry_cap (5 s)")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from markdown_it import MarkdownIt
+from redis import Redis
 
 from queue_trio import App
 from queue_trio.core.job import Lane
@@ -30,7 +31,7 @@ def code_blocks(document: Path, language: str) -> Iterator[str]:
 
 
 async def test_the_readmes_code_enqueues_and_its_jobs_run(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QUEUE_TRIO_REDIS__URL", redis_url)
     module = ModuleType("myapp")
@@ -38,28 +39,22 @@ async def test_the_readmes_code_enqueues_and_its_jobs_run(
         exec(compile(block, "README.md", "exec"), module.__dict__)  # noqa: S102  # it is what the test is about
     app = module.app
     assert isinstance(app, App)
-    assert set(app.tasks) == {"myapp.render", "myapp.shrink"}
+    assert set(app.tasks) == {"myapp.render", "myapp.shrink", "myapp.fetch"}
 
-    await module.enqueue_some(["a.png", "b.png"])
     worker = Worker(app)
     async with app.client() as client, trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
+        await module.enqueue_some(["a.png", "b.png"])
 
-        async def three_done_and_one_delayed() -> bool:
+        async def four_done_and_one_delayed() -> bool:
             stats = await client.store.stats(Lane())
-            return (stats.completed, stats.scheduled) == (3, 1)
+            return (stats.completed, stats.scheduled) == (4, 1)
 
-        await eventually(three_done_and_one_delayed)
+        await eventually(four_done_and_one_delayed)
         worker.drain()
-    await _forget(redis_url)
-
-
-async def _forget(redis_url: str) -> None:
-    """The README delays a job by five seconds; that it would run then is another test's matter."""
-    from redis import Redis
-
+    assert f"{len('https://example.org/cat.png')}\n" in capsys.readouterr().out
     with Redis.from_url(redis_url) as client:
-        client.flushall()
+        client.flushall()  # the job that the README delays by five seconds, and the result it keeps
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

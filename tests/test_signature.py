@@ -131,11 +131,14 @@ def test_mistakes_name_the_parameter() -> None:
     def f(path: str, width: int = 640, *, color: Color = Color.RED) -> None: ...
 
     signature = sign(f)
-    assert mistake(signature) == "task t: 'path' is missing"
+    assert mistake(signature) == "task t: 'path' is missing (parameters: path, width, color)"
     assert mistake(signature, "a", "wide") == (
         "task t: 'width': input should be a valid integer, unable to parse string as an integer"
     )
-    assert mistake(signature, "a", hight=1) == "task t: 'hight' is not a parameter of this task"
+    unknown = "is not a parameter of this task"
+    assert mistake(signature, "a", widht=1) == f"task t: 'widht' {unknown}, did you mean 'width'?"
+    assert mistake(signature, "a", zoom=1) == f"task t: 'zoom' {unknown} (parameters: path, width, color)"
+    assert mistake(sign(lambda: None), zoom=1) == f"task t: 'zoom' {unknown} (parameters: none)"
     assert mistake(signature, "a", 1, Color.RED) == "task t: 3 positional arguments given, at most 2 fit"
     assert mistake(signature, "a", path="b") == "task t: argument 'path' is given twice"
     assert mistake(signature, 1, color="Green") == (

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from queue_trio import Nonsense  # type: ignore[attr-defined]  # noqa: F401
+
 app = App("typing", settings=Settings())
 
 

@@ -219,7 +219,10 @@ class _Run:
 
 
 def _summary(counts: ProducerCounts) -> str:
-    parts = [f"{counted(counts.created, 'file')} enqueued", f"{counts.unchanged} unchanged since the last time"]
+    parts = [
+        f"{counted(counts.created, 'file')} enqueued",
+        f"{counts.unchanged} unchanged since the last time",
+    ]
     if counts.unsure:
         parts.append(f"{counts.unsure} either of the two, because a reply was lost")
     if counts.skipped:

@@ -48,7 +48,10 @@ SHOWN_MAX: Final = 10
 
 @dataclass
 class Scene:
-    """Everything the display may show. Others fill it in; it is drawn when the time has come."""
+    """Everything the display may show. Others fill it in; it is drawn when the time has come.
+
+    `working`: worker processes that are ready and alive. Redis believes in a dead one until its lease ends.
+    """
 
     title: str
     phase: str = "starting"
@@ -56,6 +59,7 @@ class Scene:
     all_enqueued: bool = False
     stats: LaneStats | None = None
     workers: list[str] = field(default_factory=list)
+    working: int = 0
     events: list[str] = field(default_factory=list)
     verified: int | None = None
     _done: deque[tuple[float, int]] = field(default_factory=deque)
@@ -129,12 +133,13 @@ class Display:
 def _line(scene: Scene) -> str:
     if scene.verified is not None:
         return f"{scene.phase}: {scene.verified:,} of {scene.total:,} files"
-    if scene.stats is None or not scene.stats.workers:
+    if scene.stats is None or not (scene.working or scene.done):
         return f"{scene.phase}: {scene.total:,} jobs enqueued, no worker is ready yet"
+    workers = "1 worker" if scene.working == 1 else f"{scene.working} workers"
     ready = ", ".join(f"{scene.waiting(priority):,} {priority}" for priority in PRIORITIES)
     return (
         f"{scene.phase}: {scene.done:,} of {scene.total:,} jobs, {scene.rate:,.0f}/s, "
-        f"{scene.stats.leased} in flight, {scene.stats.workers} workers; ready: {ready}"
+        f"{scene.stats.leased} in flight, {workers}; ready: {ready}"
     )
 
 

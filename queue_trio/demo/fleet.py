@@ -83,6 +83,11 @@ class Fleet:
         """How many have started work."""
         return sum(bool(worker.id) for worker in self.members.values())
 
+    @property
+    def working(self) -> int:
+        """How many of those are alive."""
+        return sum(bool(worker.id) and worker.alive for worker in self.members.values())
+
     async def keep_running(self, number: int) -> None:
         """Run one worker, and another one whenever it ends, until cancelled. Raises WorkersFail."""
         early_ends = 0

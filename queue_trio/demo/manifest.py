@@ -48,5 +48,24 @@ def write_manifest(path: Path | None, folder: Path, made: Sequence[dict[str, Any
             return Path(name)
         path.write_bytes(text)
     except OSError as error:
-        raise UsageError(f"the manifest cannot be written: {error}") from None
+        raise _cannot_write(path, error) from None
     return path
+
+
+def check_manifest(path: Path) -> None:
+    """See beforehand whether `path` can be written; leaves it as it is. Raises UsageError."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"the manifest cannot be written to {path}: it is a folder; give a file")
+        is_new = not path.exists()
+        if is_new or path.is_file():  # to open a pipe would be to wait for its reader
+            path.open("ab").close()
+        if is_new:
+            path.resolve().unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path | None, error: OSError) -> UsageError:
+    where = f" to {path}" if path else ""
+    return UsageError(f"the manifest cannot be written{where}: {error.strerror or error}")

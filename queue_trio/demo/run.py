@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -32,11 +33,14 @@ from queue_trio.demo.check import check
 from queue_trio.demo.crash import Crash, kill_one, recovery_of
 from queue_trio.demo.display import Display, Scene
 from queue_trio.demo.fleet import Fleet, worker_environment
-from queue_trio.demo.manifest import entries, write_manifest
+from queue_trio.demo.manifest import check_manifest, entries, write_manifest
 from queue_trio.demo.report import Report
 from queue_trio.demo.results import priority_for, read_results, summarise
 from queue_trio.demo.tasks import FOLDER_VARIABLE, PRIORITIES, SLOW_VARIABLE, declare
 from queue_trio.embedded import open_embedded_redis, open_lifeline
+from queue_trio.errors import UsageError
+from queue_trio.runtime.folder import Folder
+from queue_trio.runtime.globs import Globs
 from queue_trio.runtime.producer import Producer
 
 if TYPE_CHECKING:
@@ -81,6 +85,30 @@ async def run_demo(options: Options, console: Console) -> Report:
     return await _Demo(options, console).run()
 
 
+def check_places(folder: Path, manifest: Path | None) -> None:
+    """What can be known before anything is started. Raises UsageError for what the demo cannot take or write to."""
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise UsageError(f"{folder} is a file: give a folder")
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: no such folder") from None
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}") from None
+    if manifest is not None:
+        check_manifest(manifest)
+    wanted = ProducerSettings()
+    skipped: list[str] = []
+    globs = Globs.of(wanted.include, wanted.exclude)
+    every = Folder(folder.resolve(), globs, lambda path, reason: skipped.append(f"{path}: {reason}"))
+    if next(every.scan(), None) is None:
+        raise _nothing_in(folder, skipped)
+
+
+def _nothing_in(folder: Path, skipped: Sequence[str] = ()) -> UsageError:
+    why = f" ({skipped[0]})" if skipped else ""
+    return UsageError(f"{folder}: there is no file to take in this folder{why}; give another one")
+
+
 class _Demo:
     def __init__(self, options: Options, console: Console) -> None:
         self._options = options
@@ -96,6 +124,7 @@ class _Demo:
 
     async def run(self) -> Report:
         source = self._options.folder or Path(sysconfig.get_path("stdlib"))
+        await trio.to_thread.run_sync(check_places, source, self._options.manifest, abandon_on_cancel=True)
         report: Report | None = None
         async with trio.open_nursery() as nursery:
             await nursery.start(self._watch_signals)
@@ -132,6 +161,8 @@ class _Demo:
         self._fleet = Fleet(folder, group, worker_environment(settings), scene.events.append)
         with self._stage("working"):
             await self._work(client, producer, self._fleet)
+        if not self._enqueued and not self._interrupted:
+            raise _nothing_in(source)  # there was one when we looked first
         if options.before_check is not None:
             options.before_check(folder)
         results = await trio.to_thread.run_sync(read_results, folder)
@@ -181,6 +212,7 @@ class _Demo:
         while True:
             scene.update(await client.store.stats(self._lane), trio.current_time())
             scene.workers = [f"{worker}{_state(worker)}" for _, worker in sorted(fleet.members.items())]
+            scene.working = fleet.working
             self._display.refresh(trio.current_time())
             if scene.all_enqueued and scene.done >= scene.total:
                 return

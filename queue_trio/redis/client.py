@@ -177,14 +177,15 @@ class Client:
             raise reply
         return reply
 
-    async def last_words(self, *command: Argument) -> None:
-        """One plain command whose reply does not matter, sent once, and only if a connection is there already.
+    async def last_words(self, commands: Sequence[tuple[Argument, ...]]) -> None:
+        """Plain commands whose replies do not matter, sent once, and only if a connection is there already.
 
         Bounded by GOODBYE_S, also when cancelled. Raises NotSent, Indeterminate or a ServerError.
         """
-        if self._idle:
+        if commands and self._idle:
+            payload = b"".join(map(pack_command, commands))
             with trio.CancelScope(shield=True, relative_deadline=GOODBYE_S):
-                await self.command(*command)
+                await self._exchange(lambda: payload, len(commands))
 
     async def connect(self) -> None:
         """Reach the server once, or raise the reason why not. For one-shot commands, which fail at once."""

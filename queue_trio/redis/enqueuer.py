@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from queue_trio.core.store import MAX_BATCH
-from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, QueueTrioError
+from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, QueueTrioError, ServerError
 from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 
 if TYPE_CHECKING:
@@ -107,8 +107,11 @@ class Enqueuer:
                 self._under_way = self._next_batch()
                 reply = await self._session.call(self._script, self._keys, self._arguments())
         except QueueTrioError as error:
+            failure = error
+            if isinstance(error, ServerError) and self._session.refused_in_doubt:
+                failure = OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}")
             for part in self._under_way:
-                part.error = error
+                part.error = failure
             return
         at = 0
         found = answers(reply)

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GOODBYE_S = 0.25
+"""For a last command before closing."""
+
 
 class Lock(Protocol):
     """A counting lock. `acquire` says whether it was had within so many seconds."""
@@ -222,9 +225,17 @@ class Foreign:
         """Connect now, or raise the reason why that cannot be done."""
         await self._give_back(await self._borrow(self.port.now() + self._settings.connect_timeout))
 
-    async def aclose(self) -> None:
-        """Close every idle connection, and those in use as soon as they come back. Idempotent."""
+    async def aclose(self, *, forget: bool = True) -> None:
+        """Close every idle connection, and those in use as soon as they come back. Idempotent.
+
+        `forget`: have our sessions forgotten over a connection that is there; otherwise they expire by themselves.
+        """
         self._closed = True
+        if forget and self._idle:
+            with suppress(InfrastructureError):
+                for stream in self._streams.values():
+                    if stream.forgettable:
+                        await self.exchange(self._idle[-1], ("UNLINK", stream.session_key), GOODBYE_S)
         while self._idle:
             await self._idle.pop().close()
 

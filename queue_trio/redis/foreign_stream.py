@@ -65,14 +65,21 @@ class Stream:
         keys = LaneKeys(lane, foreign.prefix)
         session = keys.session(f"{secrets.token_hex(8)}:enqueue:{max_length}")
         self._keys = self._script.keys(keys, {"session": session})
+        self.session_key = session
         self._max_length = max_length
         self._seq = 0
+        self._doubtful = False
         self._turn = foreign.port.lock()
         self._guard = threading.Lock()
         """Between sending a batch and withdrawing from it. Never held while waiting."""
         self._waiting: deque[_Part] = deque()
         self._batch: _Batch | None = None
         self.announced = False
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether the server may forget the session: no copy of a request can still be on its way there."""
+        return self._seq > 0 and self._batch is None and not self._doubtful
 
     async def enqueue(self, jobs: Sequence[NewJob], deadline: float) -> list[Enqueued]:
         """One piece of `split`. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered."""
@@ -122,6 +129,7 @@ class Stream:
         """Send one batch until it is answered, and hand out its answers. Raises DeadlineExceeded."""
         with self._guard:
             if self._batch is None or not self._batch.alive():
+                self._doubtful = self._doubtful or (self._batch is not None and self._batch.maybe_sent)
                 # A call that nobody waits for any more is given up: the next one has a new number.
                 self._batch = self._next_batch()
             batch = self._batch
@@ -164,6 +172,7 @@ class Stream:
     async def _attempt(self, batch: _Batch, wire: Wire, timeout_s: float) -> bytes | None:
         with self._guard:
             sent_before = batch.maybe_sent
+            self._doubtful = self._doubtful or sent_before
             if not sent_before:
                 # Nobody has seen this number yet: who ran out of time is taken out, and can be told so for certain.
                 batch.parts = [part for part in batch.parts if not part.withdrawn]

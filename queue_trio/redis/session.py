@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from queue_trio.errors import InternalError, OutcomeUnknown, ServerError
+from queue_trio.errors import InternalError, ServerError
 from queue_trio.redis.client import Call
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Session:
         self._client = client
         self._seq = 0
         self._doubtful = False
+        self.refused_in_doubt = False
+        """The last call that the server refused had an attempt before that it may have acted on."""
         self.unanswered: Call | None = None
         """The call that was cancelled on its way, if any. Whether it happened is not known here."""
 
@@ -39,21 +41,18 @@ class Session:
         return await self.again()
 
     async def again(self) -> Any:
-        """Ask for the unanswered call's reply. If it never happened, it happens now.
-
-        Raises OutcomeUnknown if the server refuses to say, after an earlier attempt that it may have acted on.
-        """
+        """Ask for the unanswered call's reply. If it never happened, it happens now."""
         call = self.unanswered
         if call is None:
             raise InternalError("no call is unanswered")
         try:
             reply = await self._client.run(call)
-        except ServerError as error:
+        except ServerError:
+            # An answer too: this attempt has changed nothing. Of an earlier one without a reply it says nothing.
+            self.refused_in_doubt = call.maybe_sent
+            self._doubtful = self._doubtful or call.maybe_sent
             self.unanswered = None
-            if not call.maybe_sent:
-                raise  # an answer too, and one that says nothing has changed
-            self._doubtful = True
-            raise OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}") from error
+            raise
         self._doubtful = self._doubtful or call.maybe_sent
         self.unanswered = None
         return reply

@@ -114,11 +114,13 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Let the server forget our sessions, so that clients which come and go leave nothing. Tried once."""
-        for calls in self._lanes.values():
+        forgotten: list[tuple[str, ...]] = []
+        for calls in self._lanes.values():  # one command each: on a cluster they lie in different slots
             keys = [key for key, session in calls.sessions.items() if session.forgettable]
             if keys:
-                with suppress(InfrastructureError):  # they expire by themselves
-                    await self.client.last_words("UNLINK", *keys)
+                forgotten.append(("UNLINK", *keys))
+        with suppress(InfrastructureError):  # they expire by themselves
+            await self.client.last_words(forgotten)
 
     # --- transitions -----------------------------------------------------------------------------------------------
 

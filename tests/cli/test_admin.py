@@ -17,7 +17,7 @@ from queue_trio.errors import NotSent
 from queue_trio.redis.client import Client
 from queue_trio.redis.keys import LaneKeys
 from queue_trio.redis.store import RedisStore
-from tests.cli.conftest import Invoke, on_terminal
+from tests.cli.conftest import SECRET, Invoke, on_terminal
 from tests.support import connect
 
 if TYPE_CHECKING:
@@ -53,17 +53,15 @@ async def claim_all(store: RedisStore) -> None:
     await store.claim(LANE, worker="w1", want=9, lease_ms=60_000, order=PRIORITIES)
 
 
-async def kill_one(store: RedisStore) -> None:
+async def kill_one(
+    store: RedisStore,
+    message: str = "no \x1b[31mred\x1b[0m\nplease",
+    traceback: str = 'Traceback (most recent call last):\n  File "tasks.py", line 9',
+) -> None:
     claim = await store.claim(LANE, worker="w1", want=1, lease_ms=60_000, order=PRIORITIES)
     (job,) = claim.jobs
     failure = encode_failure(
-        Failure(
-            type="ValueError",
-            message="no \x1b[31mred\x1b[0m\nplease",
-            attempt=1,
-            worker="w1",
-            traceback='Traceback (most recent call last):\n  File "tasks.py", line 9',
-        )
+        Failure(type="ValueError", message=message, attempt=1, worker="w1", traceback=traceback)
     )
     await store.settle(LANE, [Outcome(job.id, job.token, Verdict.DEAD, detail=failure)])
 
@@ -181,6 +179,26 @@ def test_peek_shows_why_a_job_died(on_redis: Invoke, redis_url: str) -> None:
     (job,) = json.loads(on_redis("admin", "peek", "--state", "dead", "--json").out)["jobs"]
     assert (job["id"], job["task"], job["record"]["args"]) == ("a", "tasks.touch", {"path": "a.txt"})
     assert (job["errors"][0]["type"], job["errors"][0]["attempt"]) == ("ValueError", 1)
+
+
+def test_peek_counts_retries(on_redis: Invoke, redis_server: SharedRedis) -> None:
+    put(on_redis, "a")
+    with connect(redis_server.unix_socket) as client:
+        client.hset(LaneKeys(LANE)["tries"], "a", 2)
+    (row,) = table(on_redis("admin", "peek").out)
+    assert (row["retries"], row["crashes"]) == ("2", "0")
+    (job,) = json.loads(on_redis("admin", "peek", "--json").out)["jobs"]
+    assert job["retries"] == 2
+
+
+def test_peek_shows_no_password(on_redis: Invoke, redis_url: str) -> None:
+    put(on_redis, "a")
+    message = f"cannot connect to postgres://me:{SECRET}@db/x"
+    with_store(redis_url, lambda store: kill_one(store, message, f"Traceback:\n  {message}"))
+    for option in ("--tracebacks", "--json"):
+        ended = on_redis("admin", "peek", "--state", "dead", option)
+        assert ended.out.count("cannot connect to postgres://me:***@db/x") == 2
+        assert SECRET not in ended.out
 
 
 @pytest.mark.parametrize(

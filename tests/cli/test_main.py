@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ def test_version(project: Path) -> None:
 
 def test_the_version_needs_no_runtime(project: Path) -> None:
     """What makes `--version` and `--help` fast: nothing of the runtime is imported for them."""
-    code = "import sys, queue_trio.cli.main; print({'trio', 'redis', 'rich', 'structlog'} & {*sys.modules})"
+    code = "import sys, queue_trio.cli.main; print({'pydantic', 'redis', 'rich', 'structlog', 'trio'} & {*sys.modules})"
     done = subprocess.run(
         [command()[0], "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=30
     )
@@ -93,6 +94,34 @@ def test_output_that_nobody_reads(project: Path, redis_url: str) -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait(timeout=30) == 141
+
+
+@pytest.mark.parametrize(
+    "module", ["queue_trio.cli.main", "typer", "queue_trio.cli.worker", "importlib.metadata"]
+)
+def test_ctrl_c_while_it_starts(project: Path, module: str) -> None:
+    """The interpreter itself sends the signal, at the moment that counts: when this module is about to be imported."""
+    (project / "sitecustomize.py").write_text(f"""\
+import os, signal, sys
+
+class Interrupt:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {module!r} and os.path.basename(sys.orig_argv[-1]) == "--version":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+""")
+    done = subprocess.run(
+        command("--version"),
+        cwd=project,
+        env=environment(PYTHONPATH=os.pathsep.join((str(project), environment()["PYTHONPATH"]))),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.leaves_keys("the job it queued is not run")

@@ -41,6 +41,9 @@ def test_every_file_once(on_redis: Invoke, files: Path) -> None:
     assert (ended.code, ended.out) == (0, "3 files enqueued, 0 unchanged since the last time\n")
     (files / "a.py").write_text("changed")
     (files / "self").symlink_to("self")
+    ended = on_redis("producer", *TASK, "files")
+    assert ended.out == "1 file enqueued, 2 unchanged since the last time, 1 skipped\n"
+    (files / "a.py").write_text("changed again")
     ended = on_redis("producer", *TASK, str(files), "--json")
     assert ended.code == 0
     assert json.loads(ended.out) == {"created": 1, "unchanged": 2, "unsure": 0, "skipped": 1}

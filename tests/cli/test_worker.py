@@ -139,7 +139,7 @@ async def test_a_queue_without_tasks_is_said(project: Path, redis_url: str) -> N
         (("--concurrency", "0"), ("--concurrency: is 0", "greater than or equal to 1")),
         (("--queues", "no spaces"), ("--queues: ", "'no spaces'")),
         (("--strategy", "fair"), ("--strategy: is 'fair'", "'strict', 'weighted' or 'looped'")),
-        (("--lease", "1"), ("--lease: worker: sweep_interval (2 s) must be at most half of lease (1 s)",)),
+        (("--lease", "0.1"), ("--lease: is 0.1", "greater than or equal to 0.3")),
         (("--log-level", "loud"), ("--log-level: is 'loud'",)),
     ],
 )

@@ -24,6 +24,7 @@ import queue_trio
 from queue_trio.demo import fleet
 from queue_trio.demo.fleet import WorkersFail
 from queue_trio.demo.run import Options, run_demo
+from queue_trio.errors import UsageError
 from tests.support import eventually, is_gone
 
 if TYPE_CHECKING:
@@ -94,6 +95,55 @@ async def test_everything_comes_out_right(files: Path, temporary: Path, tmp_path
     assert left_in(temporary) == []
 
 
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with good and bad ones in it."""
+    for name in ("file", "caches/__pycache__/a.pyc", "good/a"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "manifest", "problem"),
+    [
+        ("none", None, "none: no such folder"),
+        ("file", None, "file is a file: give a folder"),
+        ("file/below", None, "file/below cannot be read: Not a directory"),
+        ("empty", None, "empty: there is no file to take in this folder; give another one"),
+        ("caches", None, "there is no file to take"),
+        ("good", "none/m.json", "the manifest cannot be written to none/m.json: No such file or directory"),
+        ("good", "good", "the manifest cannot be written to good: it is a folder; give a file"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_before_a_server_starts(
+    places: None, monkeypatch: pytest.MonkeyPatch, folder: str, manifest: str | None, problem: str
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("the server was started")
+
+    monkeypatch.setattr("queue_trio.demo.run.open_embedded_redis", started)
+    with pytest.raises(UsageError) as caught:
+        await run(Options(folder=Path(folder), manifest=Path(manifest) if manifest else None))
+    assert problem in str(caught.value)
+
+
+async def test_a_folder_that_is_emptied_meanwhile_proves_nothing(
+    files: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(*_: object) -> None:
+        shutil.rmtree(files)
+        files.mkdir()
+
+    monkeypatch.setattr("queue_trio.demo.run.check_places", empty)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UsageError, match="there is no file to take"), flatten_subgroups=True
+    ):
+        await run(Options(folder=files, workers=1))
+    assert left_in(temporary) == []
+
+
 async def test_a_wrong_result_is_found(files: Path, temporary: Path) -> None:
     def tamper(folder: Path) -> None:
         file = next(folder.glob("*.results"))
@@ -139,12 +189,6 @@ async def test_crash(files: Path, temporary: Path) -> None:
     assert f"worker {report.crash.number} (pid {report.crash.pid}) killed with SIGKILL" in text
     assert f"worker {report.crash.number} is started again" in text
     assert is_gone(report.crash.pid)
-
-
-async def test_an_empty_folder(tmp_path: Path, temporary: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    report, _ = await run(Options(folder=tmp_path / "empty", workers=1))
-    assert (report.exit_code, report.enqueued) == (0, 0)
 
 
 async def test_workers_that_do_not_start(

@@ -19,7 +19,7 @@ from queue_trio.demo import tasks
 from queue_trio.demo.check import Difference, Verdict, check, read_directly
 from queue_trio.demo.crash import Crash, recovery_of
 from queue_trio.demo.display import Display, Scene, print_summary, save_svg
-from queue_trio.demo.manifest import entries, write_manifest
+from queue_trio.demo.manifest import check_manifest, entries, write_manifest
 from queue_trio.demo.report import Report
 from queue_trio.demo.results import Quantiles, priority_for, quantiles, read_results, summarise
 from queue_trio.demo.tasks import Measurement, Result, measure_file
@@ -216,6 +216,20 @@ def test_manifest(tmp_path: Path) -> None:
     assert read["entries"][0] == {"path": "a"} | msgspec.to_builtins(measure_file(str(tmp_path / "a")))
 
 
+def test_checking_a_manifest_leaves_it_as_it_is(tmp_path: Path) -> None:
+    old, new, pipe, link = (tmp_path / name for name in ("old", "new", "pipe", "link"))
+    old.write_text("old")
+    os.mkfifo(pipe)
+    link.symlink_to(new)
+    for path in (old, new, pipe, link):
+        check_manifest(path)
+    assert old.read_text() == "old"
+    assert not new.exists()
+    assert link.is_symlink()
+    with pytest.raises(UsageError, match="it is a folder"):
+        check_manifest(tmp_path)
+
+
 def test_manifest_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         write_manifest(tmp_path / "none" / "manifest.json", tmp_path, [])
@@ -315,15 +329,19 @@ def test_the_moving_picture() -> None:
         with display.shown():
             display.refresh(1.0)
             scene.enqueued[Priority.HIGH] = 20
+            scene.working = 2
             scene.update(stats, 1.0)
             scene.update(msgspec.structs.replace(stats, completed=16), 1.5)
             scene.events.append("worker 1 was killed")
             display.refresh(2.5)
             display.refresh(2.55)
+            scene.working = 1  # Redis still counts the other
+            display.refresh(3.6)
             scene.phase, scene.verified = "checking", 7
-            display.refresh(4.0)
+            display.refresh(5.0)
         text = console.file.getvalue()
         for word in ("the title", "10", "worker 1 was killed", "checking", "7"):
             assert word in text
         if not terminal:
-            assert "working: 16 of 20 jobs, 10/s, 4 in flight, 2 workers" in text
+            assert "working: 16 of 20 jobs, 10/s, 4 in flight, 2 workers;" in text
+            assert "4 in flight, 1 worker;" in text

@@ -473,6 +473,7 @@ SCRIPT_62 = "ERR Error running script (call to f_12d3d6a2eb6d57c52bb91e272cbe525
         (SCRIPT_62 + "WRONGTYPE Operation against a key", ServerError, "WRONGTYPE"),
         ("@user_script: 1: -OOM command not allowed", ServerRefused, "OOM"),  # `return redis.pcall(...)`
         (SCRIPT_62 + "user_script:3: attempt to index a nil value", ServerError, "ERR"),
+        (SCRIPT_62 + "Script killed by user with SCRIPT KILL...", ServerNotReady, "ERR"),
         (SCRIPT_62 + "@user_script: 3: Unknown Redis command called from Lua script", ServerError, "ERR"),
         (
             SCRIPT_62 + "@user_script: 3: The user executing the script can't run this command or subcommand",
@@ -491,6 +492,12 @@ SCRIPT_62 = "ERR Error running script (call to f_12d3d6a2eb6d57c52bb91e272cbe525
             "READONLY",
         ),
         ("ERR user_script:1: oops script: ecbf, on @user_script:1.", ServerError, "ERR"),
+        (
+            "ERR Script killed by user with SCRIPT KILL... script: 694a, on @user_script:1.",
+            ServerNotReady,
+            "ERR",
+        ),
+        ("ERR Script killed by user with SCRIPT KILL. script: on @user_script:1.", ServerNotReady, "ERR"),
         (
             "ERR The user executing the script can't run this command or subcommand script: eaea,",
             ServerUnusable,

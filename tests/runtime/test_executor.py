@@ -17,8 +17,8 @@ from trio.testing import MockClock
 from queue_trio import App, Retry
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
-from queue_trio.core.job import NewJob, Record, State, encode_record
-from queue_trio.errors import NoResult
+from queue_trio.core.job import MAX_LIMIT, NewJob, Record, State, encode_record
+from queue_trio.errors import NoClient, NoResult
 from queue_trio.runtime.executor import MAX_TRACEBACK
 from queue_trio.runtime.worker import Worker
 from tests.runtime.rig import LANE, WatchedStore, assert_audit, at_rest, make_app, memory_store, working
@@ -267,6 +267,33 @@ async def test_an_undecodable_record_is_quarantined_as_it_is(autojump_clock: Moc
     assert worker.counts.dead == 1
 
 
+@pytest.mark.parametrize("limit", [-1, MAX_LIMIT + 1, 2**63, 10**30])
+@pytest.mark.parametrize("name", ["timeout_ms", "max_retries", "keep_result_ms"])
+async def test_a_record_with_a_senseless_limit_is_quarantined_and_the_worker_goes_on(
+    autojump_clock: MockClock, name: str, limit: int
+) -> None:
+    app, store, ran = make_app(), memory_store(), []
+
+    @app.task(name="t")
+    async def task() -> int:
+        ran.append(1)
+        return 1
+
+    raw = json.dumps({"v": 1, "task": "t", name: limit}).encode()
+    farthest = Record(v=1, task="t", timeout_ms=MAX_LIMIT, max_retries=MAX_LIMIT, keep_result_ms=MAX_LIMIT)
+    async with working(app, store) as worker:
+        await store.enqueue(LANE, [NewJob("bad", raw)])
+        await at_rest(store, 1)
+        assert ran == []
+        await store.enqueue(LANE, [NewJob("good", encode_record(farthest))])
+        await at_rest(store, 2)
+        assert await app.open_client.result("good") == 1
+    assert (worker.counts.dead, worker.counts.completed) == (1, 1)
+    (dead,) = await store.peek(LANE, State.DEAD, count=9)
+    assert (dead.id, dead.raw) == ("bad", raw)
+    assert [error["type"] for error in history(dead)] == ["UndecodableRecord"]
+
+
 @pytest.mark.parametrize("args", [b'{"x": "no"}', b"{}", b'{"x": 1, "y": 2}', b"[1]", b"7"])
 async def test_arguments_that_do_not_fit_are_dead_at_once(autojump_clock: MockClock, args: bytes) -> None:
     app, store = make_app(), memory_store()
@@ -347,6 +374,93 @@ async def test_a_result_that_is_no_json_is_dead_and_not_run_again(
         await at_rest(store, 1)
     assert runs == [1]
     assert (await store.stats(LANE)).dead == 1
+
+
+async def test_a_result_that_is_too_large_is_dead_and_not_run_again(autojump_clock: MockClock) -> None:
+    app, store, runs = make_app(max_result=1024), memory_store(), []
+
+    @app.task(max_retries=5)
+    async def text(size: int) -> str:
+        runs.append(size)
+        return "x" * (size - 2)  # and two quotes
+
+    def keeping(size: int) -> Any:
+        return text.job(size).options(keep_result=60)
+
+    async with working(app, store) as worker:
+        client = app.open_client
+        await client.enqueue(keeping(1025))
+        await at_rest(store, 1)
+        largest = await client.enqueue(keeping(1024))
+        await at_rest(store, 2)
+        await client.enqueue(text.job(100_000))  # nobody keeps it
+        await at_rest(store, 3)
+        assert len(await client.result(largest)) == 1022
+    assert runs == [1025, 1024, 100_000]
+    assert (worker.counts.dead, worker.counts.completed) == (1, 2)
+    (dead,) = await store.peek(LANE, State.DEAD, count=9)
+    (error,) = history(dead)
+    assert error["type"] == "ResultTooLarge"
+    assert "1025 bytes" in error["message"]
+    assert "worker.max_result (1024)" in error["message"]
+
+
+@pytest.mark.parametrize("run_in", ["trio", "thread"])
+async def test_a_traceback_begins_with_the_handler(run_in: str) -> None:
+    """On the real clock, because of the thread."""
+    app, store = make_app(), memory_store()
+
+    def deeper() -> NoReturn:
+        raise LookupError("deep down")
+
+    if run_in == "trio":
+
+        @app.task(name="t", max_retries=0)
+        async def handler() -> None:
+            deeper()
+
+    else:
+
+        @app.task(name="t", max_retries=0)
+        def handler() -> None:
+            deeper()
+
+    async with working(app, store) as worker:
+        await store.enqueue(LANE, [NewJob("a", encode_record(Record(v=1, task="t")))])
+        await at_rest(store, 1)
+    assert worker.counts.dead == 1
+    (dead,) = await store.peek(LANE, State.DEAD, count=9)
+    (error,) = history(dead)
+    head, *lines = error["traceback"].splitlines()
+    assert head == "Traceback (most recent call last):"
+    frames = [line.strip() for line in lines if line.startswith("  File ")]
+    assert [(__file__ in frame, frame.rpartition(" ")[2]) for frame in frames] == [
+        (True, "handler"),
+        (True, "deeper"),
+    ]
+    assert lines[-1] == "LookupError: deep down"
+
+
+async def test_a_failure_before_the_handler_keeps_its_traceback(autojump_clock: MockClock) -> None:
+    app, store = make_app(), memory_store()
+
+    @app.task(name="t", max_retries=0)
+    async def task(x: Annotated[int, AfterValidator(explode)]) -> None: ...
+
+    await store.enqueue(
+        LANE, [NewJob("x", encode_record(Record(v=1, task="t", args=msgspec.Raw(b'{"x":1}'))))]
+    )
+    async with working(app, store):
+        await at_rest(store, 1)
+    (dead,) = await store.peek(LANE, State.DEAD, count=9)
+    (error,) = history(dead)
+    assert "in explode" in error["traceback"]
+
+
+def test_a_context_has_no_client_outside_a_worker() -> None:
+    context = JobContext(id="a", task="mail", queue="default", attempt=1, fencing_token=1, deadline=0.0)
+    with pytest.raises(NoClient, match="task mail was called directly"):
+        _ = context.client
 
 
 async def test_the_context(autojump_clock: MockClock) -> None:
@@ -484,6 +598,10 @@ async def test_a_job_that_comes_back_to_the_worker_that_lost_it_runs_once_at_a_t
         await eventually(lambda: worker.counts.claimed == 2)
         await eventually(lambda: running == 1)
         most = 1
+        # We are alive, so the lease we lost is no crash of ours: enough of those would make the job poison.
+        await eventually(lambda: worker.counts.stale == 1)
+        (job,) = await store.peek(LANE, State.LEASED, count=9)
+        assert (job.crashes, job.tries) == (0, 0)
         await at_rest(store, 1)
     assert most == 1
     assert (worker.counts.lost, worker.counts.completed) == (1, 1)

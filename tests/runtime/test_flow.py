@@ -12,7 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from queue_trio.core.dequeue import Priority
+from queue_trio.core.dequeue import DEFAULT_WEIGHTS, Priority
 from queue_trio.core.job import Lane, NewJob, Outcome, Record, encode_record
 from queue_trio.core.settings import WorkerSettings
 from queue_trio.core.store import MAX_BATCH, Swept
@@ -99,6 +99,54 @@ async def test_queues_in_order_and_by_weight(
         await at_rest(store, 4, lane=Lane("a"))
         await at_rest(store, 4, lane=Lane("b"))
     assert claims == expected
+
+
+async def test_low_jobs_of_every_queue_have_their_turn_however_many_urgent_ones_there_are(
+    autojump_clock: MockClock,
+) -> None:
+    """By weight among the queues as well: both turns together must leave no queue without a low one's turn."""
+    app = make_app(concurrency=1, queues="a:1,b:1,c:1", dequeue_strategy="weighted")
+    store, bound = WatchedStore(), sum(DEFAULT_WEIGHTS.values())
+
+    @app.task(name="work")
+    async def work() -> None: ...
+
+    lanes = [Lane(queue) for queue in "abc"]
+    for lane in lanes:
+        for priority in Priority:
+            jobs = 1 if priority is Priority.LOW else 4 * bound
+            raw = encode_record(Record(v=1, task="work", priority=priority))
+            await store.enqueue(lane, [NewJob(f"{priority}-{n}", raw, priority) for n in range(jobs)])
+    claimed: dict[Lane, list[str]] = {lane: [] for lane in lanes}
+    claim = store.claim
+
+    async def watch(lane: Lane, **options: Any) -> Any:
+        found = await claim(lane, **options)
+        claimed[lane] += (job.id for job in found.jobs)
+        return found
+
+    store.claim = watch  # type: ignore[method-assign]
+    async with working(app, store):
+        for lane in lanes:
+            await at_rest(store, 3 * 4 * bound + 1, lane=lane)
+    places = {lane.queue: ids.index("low-0") for lane, ids in claimed.items()}
+    assert max(places.values()) < bound, places
+
+
+async def test_looped_works_a_backlog_off_without_waiting_at_priorities_that_have_none(
+    autojump_clock: MockClock,
+) -> None:
+    app = make_app(concurrency=1, dequeue_strategy="looped", looped_wait=1.0)
+    store = memory_store()
+
+    @app.task(name="work")
+    async def work() -> None: ...
+
+    await store.enqueue(LANE, fill(*map(str, range(50))))
+    began = trio.current_time()
+    async with working(app, store):
+        await at_rest(store, 50)
+        assert trio.current_time() - began < 1.0  # not even one wait
 
 
 @pytest.mark.parametrize("strategy", ["strict", "looped"])
@@ -279,7 +327,7 @@ async def test_leases_are_renewed_every_third_of_a_lease_until_they_are_settled(
         await at_rest(store, 1, seconds_max=300)
     assert worker.counts.completed == 1
     assert worker.counts.reclaimed == 0
-    assert [at - began for at in store.renewals] == pytest.approx([10.0 * n for n in range(1, 21)], abs=0.1)
+    assert [at - began for at in store.renewals] == pytest.approx([10.0 * n for n in range(21)], abs=0.1)
 
 
 async def test_sweeps_are_jittered_and_never_so_rare_as_to_look_like_an_outage(

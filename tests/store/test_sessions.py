@@ -395,6 +395,7 @@ async def test_a_late_settle_and_a_late_enqueue_are_refused(relayed: Relayed) ->
 async def test_the_jobs_of_a_cancelled_claim_are_handed_to_the_next_claim(
     relayed: Relayed, arrived: bool
 ) -> None:
+    await _load_scripts(relayed)
     await relayed.direct.enqueue("a", "b", "c")
     relayed.relay.arm(scripts.load("claim").sha)
     relayed.relay.gate = trio.Event()
@@ -513,7 +514,7 @@ async def test_with_the_request_on_its_way_the_outcome_is_unknown(relayed: Relay
     for kind in (Kind.HOLD_REPLY, Kind.LATE_REQUEST, Kind.LOSE_REPLY):
         relayed.relay.arm(scripts.load("enqueue").sha, None)
         relayed.relay.faults = dict.fromkeys(range(1000), Fault(kind))
-        with pytest.raises(OutcomeUnknown, match="its id makes that safe"):
+        with pytest.raises(OutcomeUnknown, match="again to be sure"):
             await relayed.store.enqueue(LANE, [job(kind.name)], timeout_s=0.1)
     relayed.relay.arm("")
     answers = await relayed.world.enqueue(*(kind.name for kind in (Kind.HOLD_REPLY, Kind.LATE_REQUEST)))

@@ -483,6 +483,31 @@ async def test_after_an_outage_the_longest_lease_and_the_time_to_reconnect_are_w
     assert await sweep(recovery_ms=0) == 100
 
 
+async def test_a_clock_that_went_back_holds_no_lease_for_longer_than_a_lease(world: World) -> None:
+    lease_ms = 400
+    await world.enqueue("a")
+    await world.claim(lease_ms=lease_ms)
+    await world.sweep(lease_ms=lease_ms)
+    await world.pass_ms(lease_ms // 2 + 1)  # nobody sweeps: an outage, so that leases are being held
+    assert (await world.sweep(lease_ms=lease_ms)).hold_ms == lease_ms
+    await world.set_clock_back(HOUR_MS)
+    (leased,) = await world.store.peek(world.lane, State.LEASED, count=9)
+    assert (leased.at_ms or 0) > await world.time.read_ms() + HOUR_MS // 2
+    swept = await world.sweep(lease_ms=lease_ms)
+    assert 0 < swept.hold_ms <= lease_ms
+    assert swept.reclaimed == ()
+    (leased,) = await world.store.peek(world.lane, State.LEASED, count=9)
+    assert (leased.at_ms or 0) <= await world.time.read_ms() + lease_ms
+    began_ms = await world.time.read_ms()
+    reclaimed: tuple[str, ...] = ()
+    while not reclaimed and await world.time.read_ms() < began_ms + 20 * lease_ms:
+        await world.pass_ms(20)
+        swept = await world.sweep(lease_ms=lease_ms)
+        assert swept.hold_ms <= lease_ms
+        reclaimed = swept.reclaimed
+    assert reclaimed == ("a",)
+
+
 async def test_due_jobs_are_promoted_while_leases_are_held(world: World) -> None:
     await world.sweep(lease_ms=100)
     await world.enqueue(job("a", delay_ms=1))
