@@ -39,8 +39,7 @@ lock *ARGS:
 # One file for every platform, with hashes, and without a word about where the packages came from.
 [private]
 _compile FILE *ARGS:
-    uv pip compile pyproject.toml --quiet --universal --generate-hashes --output-file "$@" \
-        --no-header --no-emit-index-url --no-emit-find-links
+    uv pip compile pyproject.toml --quiet --universal --generate-hashes --output-file "$@" --no-header
     @! grep -nE '://|^--?[a-z]' "$1"
 
 # Measure queue_trio on this machine
