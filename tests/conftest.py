@@ -17,14 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from queue_trio.embedded import (
-    EmbeddedRedis,
-    ServerBinary,
-    find_server,
-    open_embedded_redis,
-    packaged_servers,
-)
+from queue_trio.embedded import EmbeddedRedis, open_embedded_redis
 from queue_trio.errors import ConfigError
+from queue_trio.server_binary import ServerBinary, find_server, packaged_servers
 from tests.support import (
     Footprint,
     SharedRedis,

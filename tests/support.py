@@ -28,7 +28,7 @@ from queue_trio.embedded import EmbeddedRedis, open_embedded_redis
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from queue_trio.embedded import ServerBinary
+    from queue_trio.server_binary import ServerBinary
 
 POLL_SECONDS = 0.01
 SERVER_SECONDS_MAX = 30.0

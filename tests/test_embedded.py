@@ -18,9 +18,10 @@ import pytest
 import redis
 import trio
 
-from queue_trio import embedded
-from queue_trio.embedded import ServerBinary, ServerVersion, find_server, open_embedded_redis, parse_version
+from queue_trio import server_binary as finding
+from queue_trio.embedded import open_embedded_redis
 from queue_trio.errors import ConfigError, InfrastructureError, UsageError
+from queue_trio.server_binary import ServerBinary, ServerVersion, find_server, parse_version
 from tests.support import connect, eventually, is_gone
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def test_version_names() -> None:
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine without any server; returns the one folder on its PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv(embedded.SERVER_VARIABLE, raising=False)
-    monkeypatch.setattr(embedded, "packaged_servers", list)
+    monkeypatch.delenv(finding.SERVER_VARIABLE, raising=False)
+    monkeypatch.setattr(finding, "packaged_servers", list)
     return tmp_path
 
 
@@ -105,7 +106,7 @@ def test_no_server_is_one_line_with_the_remedy(bare_machine: Path) -> None:
     message = refusal()
     assert "\n" not in message
     assert "pip install 'queue-trio[embedded]'" in message
-    assert embedded.SERVER_VARIABLE in message
+    assert finding.SERVER_VARIABLE in message
 
 
 def test_a_server_too_old_is_passed_over_and_named(bare_machine: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_server_too_old_is_passed_over_and_named(bare_machine: Path) -> None:
 
 def test_path_comes_before_the_package(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = server_saying(bare_machine / "packaged", "Valkey", "9.1.2")
-    monkeypatch.setattr(embedded, "packaged_servers", lambda: [packaged])
+    monkeypatch.setattr(finding, "packaged_servers", lambda: [packaged])
     assert find_server().path == packaged
     installed = server_saying(bare_machine / "redis-server", "Redis", "7.0.15")
     assert find_server().path == installed
@@ -135,9 +136,9 @@ def test_a_named_binary_is_used_or_refused_but_not_replaced(
     assert "cannot be run" in refusal(program(bare_machine / "failing", "exit 3"))
     assert "is not usable" in refusal(program(bare_machine / "other", "echo hello"))
 
-    monkeypatch.setenv(embedded.SERVER_VARIABLE, str(named))
+    monkeypatch.setenv(finding.SERVER_VARIABLE, str(named))
     assert find_server().path == named
-    monkeypatch.setenv(embedded.SERVER_VARIABLE, str(bare_machine / "absent"))
+    monkeypatch.setenv(finding.SERVER_VARIABLE, str(bare_machine / "absent"))
     assert "cannot be run" in refusal()
 
 
@@ -319,7 +320,8 @@ async def test_the_server_dies_with_a_killed_parent(server_binary: ServerBinary,
     script = f"""
         import trio
         from pathlib import Path
-        from queue_trio.embedded import find_server, open_embedded_redis
+        from queue_trio.embedded import open_embedded_redis
+        from queue_trio.server_binary import find_server
 
         async def main():
             async with open_embedded_redis(server=find_server({str(server_binary.path)!r})) as server:
