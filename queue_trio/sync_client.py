@@ -9,12 +9,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic_core import from_json
-
-from queue_trio.core.job import Enqueued, Lane
-from queue_trio.errors import DeadlineExceeded, ServerRefused, UsageError
+from queue_trio import foreign_calls
+from queue_trio.errors import UsageError
 from queue_trio.redis.foreign import Foreign, connection_options, run_blocking
-from queue_trio.submission import RESULT_POLL_S, JobId, conclude, no_result, only_some, prepare_many
+from queue_trio.submission import JobId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,43 +81,14 @@ class SyncQueueClient:
         Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
         what is queued already stays as it is.
         """
-        settings = self._settings
-        foreign = self._foreign
-        deadline = time.monotonic() + settings.timeout
-        answers = [Enqueued.CREATED] * len(jobs)
-        now_ms = time.time_ns() // 1_000_000
-        by_lane = prepare_many(jobs, now_ms=now_ms, max_payload=settings.max_payload)
-        done = 0
-        for lane, (positions, batch) in by_lane.items():
-            try:
-                replies = run_blocking(
-                    foreign.enqueue(lane, batch, max_length=settings.max_length, deadline=deadline)
-                )
-            except (DeadlineExceeded, ServerRefused) as error:
-                if not done:
-                    raise
-                raise only_some(done, len(jobs), error) from error
-            done += len(batch)
-            for at, answer in zip(positions, replies, strict=True):
-                answers[at] = answer
-        return conclude(jobs, answers, settings.max_length)
+        return run_blocking(foreign_calls.enqueue_many(self._foreign, jobs, self._settings))
 
     def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
         """What the task returned, as JSON values, if it keeps results (`keep_result`). `wait`: seconds to wait for it.
 
         Raises NoResult if there is none, DeadlineExceeded if Redis does not answer for `client.timeout` seconds.
         """
-        foreign = self._foreign
-        until = time.monotonic() + wait
-        while True:
-            deadline = time.monotonic() + self._settings.timeout
-            raw = run_blocking(foreign.result(Lane(queue), job_id, deadline=deadline))
-            if raw is not None:
-                return from_json(raw)
-            left = until - time.monotonic()
-            if left <= 0:
-                raise no_result(job_id)
-            time.sleep(min(RESULT_POLL_S, left))
+        return run_blocking(foreign_calls.result(self._foreign, job_id, queue, wait, self._settings.timeout))
 
 
 _after_fork = threading.Lock()
