@@ -25,13 +25,22 @@ class Renewer:
         self._lanes = lanes
         self._worker = worker
         self._lease_ms = lease_ms
+        self._calling = trio.Lock()
 
     async def run(self) -> None:
         """Renew for ever, beginning at once: that tells the others how long our leases are."""
         while True:
-            for lane in self._lanes:
-                await self.renew(lane)
+            async with self._calling:
+                for lane in self._lanes:
+                    await self.renew(lane)
             await trio.sleep(self._lease_ms / 3000)
+
+    async def stop(self) -> None:
+        """Return when no renewal is under way, and begin no other.
+
+        A renewal cut off on its way could reach the server after we have left, and enter us in the registry again.
+        """
+        await self._calling.acquire()
 
     async def renew(self, lane: Lane) -> None:
         """Renew everything held in one lane, and stop the handlers whose lease is gone."""

@@ -171,6 +171,7 @@ class Worker:
                 await self._let_handlers_finish()
             with trio.move_on_at(self._finish_by()):
                 await self._settler.wait_below(1)
+                await self._renewer.stop()
             services.cancel_scope.cancel()
 
     async def _let_handlers_finish(self) -> None:
