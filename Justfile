@@ -34,13 +34,19 @@ fmt:
 # Recompile requirements/*.txt from pyproject.toml; pins stay, unless `--upgrade`
 lock *ARGS:
     @just --justfile {{ quote(justfile()) }} _compile requirements/runtime.txt "$@"
-    @just --justfile {{ quote(justfile()) }} _compile requirements/dev.txt --group dev --extra embedded "$@"
+    @just --justfile {{ quote(justfile()) }} _compile requirements/dev.txt --group dev --all-extras "$@"
 
 # One file for every platform, with hashes, and without a word about where the packages came from.
 [private]
 _compile FILE *ARGS:
     uv pip compile pyproject.toml --quiet --universal --generate-hashes --output-file "$@" --no-header
     @! grep -nE '://|^--?[a-z]' "$1"
+
+# Write again what is generated: docs/configuration.md and metrics.md, the example settings, the dashboard
+docs:
+    python -m queue_trio.config.docs
+    python -m queue_trio.ops.metrics_docs
+    python -m deploy.grafana.dashboard
 
 # Measure queue_trio on this machine
 [no-exit-message]

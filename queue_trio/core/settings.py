@@ -1,7 +1,7 @@
 """Every setting, its default and its bounds. Durations are seconds, sizes are bytes. Reading files is elsewhere.
 
-Unknown keys are errors: a setting that is spelled wrong must not be ignored. `load_settings` in `queue_trio.config`
-fills these from YAML and the environment.
+Unknown keys are errors: a setting that is spelled wrong must not be ignored. `queue_trio.config` fills these from YAML
+and the environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Whole = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An error that quotes its input could quote a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _as_value_error(text: str) -> str:
@@ -57,11 +58,11 @@ class RedisSettings(_Section):
     backoff_cap: Seconds = 1.0
     """Longest wait between two tries."""
     breaker_window: Seconds = 10.0
-    """Failures are counted over so long."""
+    """The breaker counts calls and failures over so long."""
     breaker_min_samples: Whole = 5
     """The breaker does not judge by fewer calls than this."""
     breaker_failure_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The breaker opens when this share of calls failed."""
+    """The breaker opens when this share of the calls in its window failed."""
     breaker_open_wait: Seconds = 0.5
     """How long an open breaker refuses before it lets a probe through; up to half as much again is added at random."""
     max_connections: Whole = 16
@@ -162,6 +163,10 @@ class ClientSettings(_Section):
     """Largest encoded record."""
     max_length: Annotated[int, Field(ge=0)] = 0
     """Most jobs waiting in a queue before enqueue is refused; 0 for no limit."""
+    on_full: Literal["refuse", "wait"] = "refuse"
+    """At `max_length`: refuse raises QueueFull at once, wait tries again for up to `timeout` first."""
+    on_outage: Literal["wait", "fail"] = "wait"
+    """While Redis cannot be reached: wait tries for up to `timeout`, fail raises CircuitOpen at once."""
 
 
 class ProducerSettings(_Section):
@@ -185,7 +190,92 @@ class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
     format: Literal["auto", "console", "json"] = "auto"
-    """auto: console on a terminal, JSON elsewhere."""
+    """With auto, console on a terminal and JSON elsewhere."""
+    repeat_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Lines of one kind within `repeat_window`; what is more is counted, and the count is logged at its end."""
+    repeat_window: Seconds = 10.0
+    """How long lines of one kind are counted for `repeat_limit`."""
+
+
+class HttpSettings(_Section):
+    """The worker's own small server: /healthz, /readyz, /metrics, and a page for people at /."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port; 0 picks a free one and logs it, null serves nothing."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on. Anything but loopback shows the queues to whoever can reach it: set `token` too."""
+    token: SecretStr | None = None
+    """If set, every request must bring it, as `Authorization: Bearer TOKEN` or as the password of HTTP Basic."""
+    stall_limit: Seconds = 10.0
+    """/healthz fails when the event loop was stuck for longer."""
+
+    @field_validator("host")
+    @classmethod
+    def _plain_host(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9A-Za-z:._%-]+", value):
+            raise ValueError(
+                "use a host name or an address, without scheme, port and brackets, such as 0.0.0.0 or ::1"
+            )
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _usable_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("use 1 or more visible ASCII characters, no spaces; null asks for no token")
+        return value
+
+
+class MetricsSettings(_Section):
+    """What /metrics shows; counted only while there is an HTTP port."""
+
+    interval: Seconds = 5.0
+    """How often to ask Redis for the lengths of the queues: one script call for each queue served."""
+    jitter: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    """Share of `interval` by which each wait is made longer or shorter at random."""
+    tasks: tuple[str, ...] | None = None
+    """Task names that get series of their own; null for all that the app declares. The rest is counted as `other`."""
+    max_tasks: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Of those, so many at most, in the order of their declaration."""
+
+
+class TracingSettings(_Section):
+    """OpenTelemetry: spans for enqueue, claim, run and settle, and trace ids in the log."""
+
+    enabled: bool = False
+    """Whether to trace. Needs the extra `tracing`: pip install 'queue-trio[tracing]'."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]")] = "http://localhost:4318/v1/traces"
+    """Where spans go: OTLP over HTTP."""
+    headers: dict[str, SecretStr] = {}
+    """HTTP headers for the collector, such as its API key. Names are in lower case, however they are written."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces that are kept, for jobs that do not belong to a trace already."""
+    service_name: Annotated[str, Field(min_length=1)] = "queue-trio"
+    """What the traces are filed under; the app's name is an attribute beside it."""
+    timeout: Seconds = 2.0
+    """How long one export may take before its spans are dropped."""
+    shutdown_timeout: Annotated[float, Field(ge=0, le=60)] = 1.0
+    """How long the end of the program waits for the last spans."""
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    """Spans that wait for export; what is more is dropped and counted."""
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable_headers(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        lower: dict[str, SecretStr] = {}
+        for name, secret in value.items():
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                raise ValueError(f"{name!r} cannot be a header's name: use letters, digits and '-'")
+            if name.lower() in lower:
+                raise ValueError(
+                    f"{name.lower()} is there twice; upper and lower case are the same in headers"
+                )
+            if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", secret.get_secret_value()):
+                raise ValueError(
+                    f"{name} must be 1 or more printable ASCII characters, without spaces at its ends"
+                )
+            lower[name.lower()] = secret
+        return lower
 
 
 class Settings(_Section):
@@ -196,3 +286,6 @@ class Settings(_Section):
     client: ClientSettings = ClientSettings()
     producer: ProducerSettings = ProducerSettings()
     log: LogSettings = LogSettings()
+    http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
