@@ -112,9 +112,9 @@ def shared_redis(binary: ServerBinary) -> Iterator[SharedRedis]:
 
 
 # What may stay in Redis after a test: counters, the pause flag and sweep clock, wake tokens, ids taken for a while,
-# sessions (they expire), and the set
-# of lanes. Anything else, a job, a lease, a worker, is something the test left undone.
-BOOKKEEPING = re.compile(r":(stats|control|lanes|wake|unique)$|:session:")
+# sessions and rate limits (they expire), the audit trail, and the set of lanes. Anything else, a job, a lease, a
+# worker, is something the test left undone.
+BOOKKEEPING = re.compile(r":(stats|control|lanes|wake|unique|audit)$|:session:|:limit:")
 
 
 def connect(unix_socket: Path, database: int = 0) -> closing[redis.Redis]:

@@ -14,7 +14,8 @@ caller passes in. Arguments stay encoded here (`msgspec.Raw`): only the task's o
               COMPLETED ◄──────────────────────────────────┘   └────────────► DEAD ──► PURGED | READY (replay)
 
 SCHEDULED, READY, LEASED and DEAD are places in Redis, and a job is in exactly one of them (promise S). COMPLETED,
-CANCELLED and PURGED are ends: the job is gone and only a counter remembers it.
+CANCELLED and PURGED are ends: the job is gone and only a counter remembers it. An operator can cancel what is SCHEDULED
+or READY, and purge or replay what is DEAD.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def new_id(now_ms: int, rng: Random) -> str:
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A job's immutable part, stored as JSON. What is not set here, the worker's own declaration of the task decides.
 
-    `enqueued_ms` is the client's wall clock, in milliseconds since the epoch, and serves measurements only.
+    `enqueued_ms` is the client's wall clock, in milliseconds since the epoch, and `delay_ms` the delay it was enqueued
+    with; both serve measurements only.
     """
 
     v: int
@@ -142,6 +144,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     args: msgspec.Raw = msgspec.Raw(b"{}")
     priority: Priority = Priority.NORMAL
     enqueued_ms: int = 0
+    delay_ms: int = 0
     timeout_ms: int | None = None
     max_retries: int | None = None
     keep_result_ms: int | None = None
@@ -176,6 +179,14 @@ def decode_record(raw: bytes | None) -> Record:
         if limit is not None and not 0 <= limit <= MAX_LIMIT:
             raise UndecodableRecord(f"a limit of {limit}; they go from 0 to {MAX_LIMIT}")
     return record
+
+
+def recorded_priority(raw: bytes | None) -> Priority | None:
+    """What the record says, for a job in a place that does not tell; None if it cannot be decoded."""
+    try:
+        return decode_record(raw).priority
+    except UndecodableRecord:
+        return None
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -216,11 +227,13 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """A claim's answer: the jobs, and why there are no more.
 
     `next_due_ms`: milliseconds until the earliest scheduled job is due, None if there is none or more is ready.
+    `drain`: an operator wants this worker to drain and end.
     """
 
     jobs: list[ClaimedJob]
     next_due_ms: int | None = None
     paused: bool = False
+    drain: bool = False
 
 
 class Verdict(StrEnum):
@@ -248,13 +261,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry of a job's error history."""
+    """One entry of a job's error history. `retry_ms`: how long after it the job was to run again, 0 if not at all."""
 
     type: str
     message: str
     attempt: int = 0
     worker: str = ""
     traceback: str = ""
+    retry_ms: int = 0
 
 
 def encode_failure(failure: Failure) -> bytes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.job import Claim, Enqueued, Lane, NewJob, Outcome
+    from queue_trio.core.limiter import Limiter
 
 MAX_BATCH = 500
 """Jobs per call at most: every script stays short and far below Lua's limit on unpacked values."""
@@ -43,6 +44,13 @@ class Swept(msgspec.Struct, frozen=True):
     poisoned: tuple[str, ...] = ()
     buried_workers: tuple[str, ...] = ()
     hold_ms: int = 0
+
+
+class Renewed(msgspec.Struct, frozen=True, gc=False):
+    """What one renewal found. `lost`: ids no longer ours. `drain`: an operator wants this worker to drain and end."""
+
+    lost: tuple[str, ...] = ()
+    drain: bool = False
 
 
 class LaneStats(msgspec.Struct, frozen=True):
@@ -117,6 +125,11 @@ class AuditReport(msgspec.Struct, frozen=True):
 class Store(Protocol):
     """See the module. All durations are milliseconds unless the name says otherwise."""
 
+    @property
+    def limiter(self) -> Limiter:
+        """Rate limits, kept in the same place."""
+        ...
+
     async def enqueue(
         self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
     ) -> list[Enqueued]:
@@ -153,8 +166,8 @@ class Store(Protocol):
 
     async def renew(
         self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
-    ) -> list[str]:
-        """Extend the leases of `held` (id, token) and the worker's own heartbeat; returns the ids no longer ours."""
+    ) -> Renewed:
+        """Extend the leases of `held` (id, token) and the worker's own heartbeat."""
         ...
 
     async def sweep(
@@ -175,7 +188,7 @@ class Store(Protocol):
         ...
 
     async def pause(self, lane: Lane, paused: bool) -> None:
-        """While paused, claims return nothing. Leased jobs go on."""
+        """While paused, claims return nothing. Leased jobs go on. Works with memory full."""
         ...
 
     async def result(self, lane: Lane, job_id: str) -> bytes | None:

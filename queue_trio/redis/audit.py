@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
-from queue_trio.core.job import UndecodableRecord, decode_record
+from queue_trio.core.dequeue import Priority
+from queue_trio.core.job import recorded_priority
 from queue_trio.core.store import AuditReport, Violation
 from queue_trio.redis import scripts
 from queue_trio.redis.client import Call
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from queue_trio.core.job import Lane
     from queue_trio.redis.client import Client
-    from queue_trio.redis.store import RedisStore
+    from queue_trio.redis.reads import Reads
 
 CHUNK = 1000
 """Ids per read."""
@@ -36,52 +37,50 @@ SEARCHED: Final = 200_000
 READINGS: Final = 3
 """How often everything is read at most before suspects are looked up."""
 
-_DEFAULT_RANK: Final = 2
 
-
-async def audit(store: RedisStore, keys: LaneKeys, *, repair: bool) -> AuditReport:
+async def audit(reads: Reads, keys: LaneKeys, *, repair: bool) -> AuditReport:
     """See `Store.audit`."""
-    checked, suspects = await _suspects(store, keys)
+    checked, suspects = await _suspects(reads, keys)
     for _ in range(READINGS - 1):
         if len(suspects) <= SUSPECTS:
             break
-        suspects &= (await _suspects(store, keys))[1]
+        suspects &= (await _suspects(reads, keys))[1]
     violations: list[Violation] = []
     ordered = sorted(suspects)
     # One at least: what must be searched cannot be cut any smaller.
-    ready = (await store.stats(keys.lane)).ready_total
+    ready = (await reads.stats(keys.lane)).ready_total
     at_once = max(1, min(SUSPECTS, SEARCHED // max(1, ready)))
     for at in range(0, len(ordered), at_once):
-        located = await _locate(store, keys.lane, ordered[at : at + at_once])
+        located = await _locate(reads, keys.lane, ordered[at : at + at_once])
         for job_id, where in located.items():
             problem = _problem(where)
             if problem:
-                repaired = await _repair(store.client, keys, job_id, where) if repair else ""
+                repaired = await _repair(reads.client, keys, job_id, where) if repair else ""
                 violations.append(Violation(job_id, problem, repaired))
     if repair:
-        await store.with_inboxes(keys.lane, scripts.load("balance"))
-    return AuditReport(stats=await store.stats(keys.lane), checked=checked, violations=tuple(violations))
+        await reads.with_inboxes(keys.lane, scripts.load("balance"))
+    return AuditReport(stats=await reads.stats(keys.lane), checked=checked, violations=tuple(violations))
 
 
-async def _suspects(store: RedisStore, keys: LaneKeys) -> tuple[int, set[str]]:
+async def _suspects(reads: Reads, keys: LaneKeys) -> tuple[int, set[str]]:
     """How many ids there are, and those that did not seem to be in exactly one place."""
-    _, inboxes = await store.inboxes(keys.lane)
+    _, inboxes = await reads.inboxes(keys.lane)
     records: set[str] = set()
     places: Counter[str] = Counter()
-    async for ids in _members(store.client, "HSCAN", keys["job"]):
+    async for ids in _members(reads.client, "HSCAN", keys["job"]):
         records.update(ids)
     leased: set[str] = set()
     for name in ("lease", "dead", "scheduled"):
         # A scan may name a member twice, and twice is what this counts: hence a set for each place.
         members: set[str] = leased if name == "lease" else set()
-        async for ids in _members(store.client, "ZSCAN", keys[name]):
+        async for ids in _members(reads.client, "ZSCAN", keys[name]):
             members |= ids
         places.update(member[2:] if name == "scheduled" else member for member in members)
     for name in [*(keys[ready] for ready in READY_KEYS), *inboxes]:
-        async for items in _list_items(store.client, name):
+        async for items in _list_items(reads.client, name):
             places.update(items)
     owners: set[str] = set()
-    async for ids in _members(store.client, "HSCAN", keys["owner"]):
+    async for ids in _members(reads.client, "HSCAN", keys["owner"]):
         owners.update(ids)
 
     suspects = {job_id for job_id, count in places.items() if count != 1} | (records ^ places.keys())
@@ -142,14 +141,12 @@ async def _repair(client: Client, keys: LaneKeys, job_id: str, where: str) -> st
 
 async def _recorded_rank(client: Client, keys: LaneKeys, job_id: str) -> int:
     """What the record says, for a job that no place can tell the priority of."""
-    try:
-        return decode_record(await client.ask("HGET", keys["job"], job_id)).priority.rank
-    except UndecodableRecord:
-        return _DEFAULT_RANK
+    priority = recorded_priority(await client.ask("HGET", keys["job"], job_id))
+    return (priority or Priority.NORMAL).rank
 
 
-async def _locate(store: RedisStore, lane: Lane, ids: list[str]) -> dict[str, str]:
-    replies = await store.with_inboxes(lane, scripts.load("locate"), ids)
+async def _locate(reads: Reads, lane: Lane, ids: list[str]) -> dict[str, str]:
+    replies = await reads.with_inboxes(lane, scripts.load("locate"), ids)
     return dict(zip(ids, map(bytes.decode, replies), strict=True))
 
 

@@ -31,7 +31,7 @@ LANE_KEYS: Final = (
     "worker_info",  # hash    incarnation -> JSON
     "leases",  # zset    incarnation -> how long its leases are, ms
     "stats",  # hash    conservation counters
-    "control",  # hash    paused, swept_ms, hold_until_ms
+    "control",  # hash    paused, swept_ms, hold_until_ms, drain:<incarnation> while that shall drain
 )
 READY_KEYS: Final = tuple(f"ready:{priority.name.lower()}" for priority in PRIORITIES)
 
@@ -61,6 +61,21 @@ class LaneKeys:
     def result(self, job_id: str) -> str:
         """A kept result. Expires."""
         return f"{self._base}result:{job_id}"
+
+
+def trail_key(prefix: str = DEFAULT_PREFIX) -> str:
+    """The audit trail, one list for the whole installation, the newest entry at the left."""
+    return f"{prefix}:audit"
+
+
+def trail_session(incarnation: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """One caller's last entry to the audit trail. On a cluster it must lie in the slot of the trail, hence the tag."""
+    return f"{{{trail_key(prefix)}}}:session:{incarnation}"
+
+
+def limit_key(name: str, mode: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """The account of one rate limit. Expires."""
+    return f"{prefix}:limit:{{{name}}}:{mode}"
 
 
 def lanes_key(prefix: str = DEFAULT_PREFIX) -> str:

@@ -35,6 +35,18 @@ NAMES: Final = (
     "locate",
     "repair",
     "balance",
+    "pause",
+    "lengths",
+    "find",
+    "cancel",
+    "browse",
+    "purge",
+    "replay",
+    "workers",
+    "drain",
+    "note",
+    "limit_window",
+    "limit_gcra",
 )
 
 _KEYS = re.compile(r"^-- KEYS +(.+)$", re.MULTILINE)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from queue_trio.errors import InternalError, ServerError
 from queue_trio.redis.client import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from queue_trio.errors import CircuitOpen
     from queue_trio.redis.client import Client
     from queue_trio.redis.scripts import Script
 
@@ -22,7 +25,9 @@ class Session:
     """One stream of calls. Not for two tasks at once: each stream has one owner."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
+        self.on_trouble: Callable[[CircuitOpen], None] | None = None
+        """See `Call.on_trouble`."""
         self._seq = 0
         self._doubtful = False
         self.refused_in_doubt = False
@@ -37,7 +42,7 @@ class Session:
         """
         self._doubtful = self._doubtful or self.unanswered is not None
         self._seq += 1
-        self.unanswered = Call(script, keys, (self._seq, *args))
+        self.unanswered = Call(script, keys, (self._seq, *args), self.on_trouble)
         return await self.again()
 
     async def again(self) -> Any:
@@ -46,7 +51,7 @@ class Session:
         if call is None:
             raise InternalError("no call is unanswered")
         try:
-            reply = await self._client.run(call)
+            reply = await self.client.run(call)
         except ServerError:
             # An answer too: this attempt has changed nothing. Of an earlier one without a reply it says nothing.
             self.refused_in_doubt = call.maybe_sent
@@ -61,3 +66,17 @@ class Session:
     def forgettable(self) -> bool:
         """Whether the server may forget it: it was used, and no copy of a request can still be on its way there."""
         return self._seq > 0 and self.unanswered is None and not self._doubtful
+
+
+class SharedSession:
+    """A session for any number of tasks: their calls go one after the other. `key` is where the server keeps it."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self.key = key
+        self.session = Session(client)
+        self._turn = trio.Lock()
+
+    async def call(self, script: Script, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
+        """See `Session.call`."""
+        async with self._turn:
+            return await self.session.call(script, keys, args)

@@ -1,8 +1,8 @@
-"""The Store on Redis: one method per transition, each one script call, plus the reads that operators need.
+"""The Store on Redis: one method per transition, each one script call.
 
 Turns values into script arguments and replies into values, and nothing else: retrying is `client`'s, happening once
-is `session`'s, the keys are `keys`'s. Claim and settle have a session each per lane, because a session is one stream
-of calls; both are meant for one task at a time (the fetcher, the settler).
+is `session`'s, the keys are `keys`'s, reading is `reads`'s. Claim and settle have a session each per lane, because a
+session is one stream of calls; both are meant for one task at a time (the fetcher, the settler).
 """
 
 from __future__ import annotations
@@ -15,21 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from queue_trio.core.dequeue import PRIORITIES
-from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Lane, State, Verdict
-from queue_trio.core.store import (
-    MAX_BATCH,
-    POISON,
-    PROMOTE_LIMIT,
-    LaneStats,
-    PeekedJob,
-    Swept,
-)
+from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Lane, Verdict
+from queue_trio.core.store import MAX_BATCH, POISON, PROMOTE_LIMIT, Renewed, Swept
 from queue_trio.errors import (
     DeadlineExceeded,
     Indeterminate,
     InfrastructureError,
-    InternalError,
     NotSent,
     OutcomeUnknown,
     ServerNotReady,
@@ -40,14 +31,16 @@ from queue_trio.redis.client import Call
 from queue_trio.redis.enqueue_call import split
 from queue_trio.redis.enqueuer import Enqueuer
 from queue_trio.redis.keys import DEFAULT_PREFIX, READY_KEYS, LaneKeys, lanes_key
-from queue_trio.redis.session import Session
+from queue_trio.redis.limiter import RedisLimiter
+from queue_trio.redis.reads import Reads
+from queue_trio.redis.session import Session, SharedSession
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from queue_trio.core.dequeue import Priority
-    from queue_trio.core.job import NewJob, Outcome
-    from queue_trio.core.store import AuditReport
+    from queue_trio.core.job import NewJob, Outcome, State
+    from queue_trio.core.store import AuditReport, LaneStats, PeekedJob
     from queue_trio.redis.client import Client
     from queue_trio.redis.scripts import Script
 
@@ -78,6 +71,9 @@ class _LaneCalls:
         self.renew_keys = self.renew.keys(keys)
         self.sweep = scripts.load("sweep")
         self.sweep_keys = self.sweep.keys(keys)
+        operate_key = self.keys.session(f"{incarnation}:operate")
+        self.operate_session = SharedSession(client, operate_key)
+        self.sessions[operate_key] = self.operate_session.session
         self.announced = False
 
     def open_session(self, stream: str) -> tuple[str, Session]:
@@ -94,22 +90,39 @@ class RedisStore:
         self, client: Client, *, prefix: str = DEFAULT_PREFIX, incarnation: str | None = None
     ) -> None:
         self.client = client
-        self._prefix = prefix
-        self._incarnation = incarnation or secrets.token_hex(8)
+        self.limiter = RedisLimiter(client, prefix)
+        self.prefix = prefix
+        self.incarnation = incarnation or secrets.token_hex(8)
+        self.reads = Reads(client, self.keys, prefix)
         self._lanes: dict[Lane, _LaneCalls] = {}
+        self._shared: dict[str, SharedSession] = {}
 
     def _calls(self, lane: Lane) -> _LaneCalls:
         try:
             return self._lanes[lane]
         except KeyError:
-            calls = _LaneCalls(self.client, LaneKeys(lane, self._prefix), self._incarnation)
+            calls = _LaneCalls(self.client, LaneKeys(lane, self.prefix), self.incarnation)
             return self._lanes.setdefault(lane, calls)
+
+    def keys(self, lane: Lane) -> LaneKeys:
+        """The key names of one lane."""
+        return self._calls(lane).keys
+
+    def shared_session(self, key: str) -> SharedSession:
+        """A session outside any lane, forgotten by the server when the store closes."""
+        return self._shared.setdefault(key, SharedSession(self.client, key))
+
+    async def operate(self, lane: Lane, script: Script, args: Sequence[str | int]) -> Any:
+        """Run an operator's change, once. For any number of tasks: these go one after the other."""
+        calls = self._calls(lane)
+        session = calls.operate_session
+        return await session.call(script, script.keys(calls.keys, {"session": session.key}), args)
 
     async def _announce(self, lane: Lane, calls: _LaneCalls) -> None:
         # Outside the scripts, because the set of lanes is in another hash slot; and before them, so that no job is ever
         # in a lane that nobody lists. Looking first, because with memory full even adding again is refused.
-        if not await self.client.ask("SISMEMBER", lanes_key(self._prefix), str(lane)):
-            await self.client.ask("SADD", lanes_key(self._prefix), str(lane))
+        if not await self.client.ask("SISMEMBER", lanes_key(self.prefix), str(lane)):
+            await self.client.ask("SADD", lanes_key(self.prefix), str(lane))
         calls.announced = True
 
     async def aclose(self) -> None:
@@ -119,6 +132,7 @@ class RedisStore:
             keys = [key for key, session in calls.sessions.items() if session.forgettable]
             if keys:
                 forgotten.append(("UNLINK", *keys))
+        forgotten += [("UNLINK", key) for key, shared in self._shared.items() if shared.session.forgettable]
         with suppress(InfrastructureError):  # they expire by themselves
             await self.client.last_words(forgotten)
 
@@ -135,8 +149,8 @@ class RedisStore:
             keys = calls.enqueue.keys(calls.keys, {"session": key})
             enqueuer = calls.enqueuers[max_length] = Enqueuer(session, calls.enqueue, keys, max_length)
         answers: list[Enqueued] = []
-        with trio.move_on_at(deadline):
-            if not calls.announced:
+        if not calls.announced:
+            with trio.move_on_at(deadline):
                 await self._announce(lane, calls)
         try:
             for piece in split(jobs):
@@ -236,15 +250,16 @@ class RedisStore:
 
     async def renew(
         self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
-    ) -> list[str]:
+    ) -> Renewed:
         calls = self._calls(lane)
         lost: list[str] = []
+        drain = 0
         for at in range(0, max(len(held), 1), MAX_BATCH):
             batch = held[at : at + MAX_BATCH]
             args = [worker, lease_ms, *(value for pair in batch for value in pair)]
-            positions = await self.client.run(Call(calls.renew, calls.renew_keys, args))
+            drain, *positions = await self.client.run(Call(calls.renew, calls.renew_keys, args))
             lost += [batch[position - 1][0] for position in positions]
-        return lost
+        return Renewed(tuple(lost), bool(drain))
 
     async def sweep(
         self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT, recovery_ms: int = 0
@@ -278,126 +293,30 @@ class RedisStore:
         )
 
     async def pause(self, lane: Lane, paused: bool) -> None:
-        await self.client.ask("HSET", self._calls(lane).keys["control"], "paused", int(paused))
+        await self.operate(lane, scripts.load("pause"), (int(paused),))
 
     # --- reads -----------------------------------------------------------------------------------------------------
 
     async def result(self, lane: Lane, job_id: str) -> bytes | None:
-        reply = await self.client.ask("GET", self._calls(lane).keys.result(job_id))
-        assert reply is None or isinstance(reply, bytes)
-        return reply
+        return await self.reads.result(lane, job_id)
 
     async def lanes(self) -> list[Lane]:
-        names = sorted(name.decode() for name in await self.client.ask("SMEMBERS", lanes_key(self._prefix)))
-        return [
-            Lane(queue, int(partition)) for queue, _, partition in (name.rpartition(".") for name in names)
-        ]
+        return await self.reads.lanes()
 
     async def stats(self, lane: Lane) -> LaneStats:
-        reply = await self.with_inboxes(lane, scripts.load("stats"))
-        (
-            records,
-            leased,
-            scheduled,
-            dead,
-            workers,
-            paused,
-            enqueued,
-            completed,
-            cancelled,
-            purged,
-            adjusted,
-        ) = reply[:11]
-        return LaneStats(
-            lane=str(lane),
-            ready=dict(zip(PRIORITIES, reply[11:], strict=True)),
-            scheduled=scheduled,
-            leased=leased,
-            dead=dead,
-            records=records,
-            enqueued=enqueued,
-            completed=completed,
-            cancelled=cancelled,
-            purged=purged,
-            adjusted=adjusted,
-            workers=workers,
-            paused=bool(paused),
-        )
-
-    async def inboxes(self, lane: Lane) -> tuple[list[str], list[str]]:
-        """Every registered worker, and their inbox keys, four each."""
-        keys = self._calls(lane).keys
-        workers = [worker.decode() for worker in await self.client.ask("ZRANGE", keys["workers"], 0, -1)]
-        return workers, [inbox for worker in workers for inbox in keys.inboxes(worker)]
-
-    async def with_inboxes(self, lane: Lane, script: Script, ids: Sequence[str] | None = None) -> list[Any]:
-        """Run a script that looks into every inbox, on a registry that is still true when it runs."""
-        keys = script.keys(self._calls(lane).keys)
-        while True:
-            workers, inboxes = await self.inboxes(lane)
-            args = workers if ids is None else [len(workers), *workers, *ids]
-            reply: list[Any] = await self.client.run(Call(script, (*keys, *inboxes), args))
-            if reply:
-                return reply
+        return await self.reads.stats(lane)
 
     async def peek(self, lane: Lane, state: State, *, count: int) -> list[PeekedJob]:
-        keys = self._calls(lane).keys
-        found: list[PeekedJob] = []
-        if count < 1:
-            return found
-        if state is State.READY:
-            lists = await self.client.ask_many([("LRANGE", keys[name], 0, count - 1) for name in READY_KEYS])
-            for priority, ids in zip(PRIORITIES, lists, strict=True):
-                found += [
-                    PeekedJob(id=job_id.decode(), state=state, raw=None, priority=priority) for job_id in ids
-                ]
-        else:
-            name = {State.SCHEDULED: "scheduled", State.LEASED: "lease", State.DEAD: "dead"}.get(state)
-            if name is None:
-                raise InternalError(f"{state} jobs are gone: there is nothing to peek at")
-            pairs = await self.client.ask("ZRANGE", keys[name], 0, count - 1, "WITHSCORES")
-            for member, score in _scored(pairs):
-                ranked = state is State.SCHEDULED
-                found.append(
-                    PeekedJob(
-                        id=member[2:] if ranked else member,
-                        state=state,
-                        raw=None,
-                        at_ms=int(score),
-                        priority=PRIORITIES[int(member[0])] if ranked else None,
-                    )
-                )
-        return await self._with_details(keys, found[:count])
-
-    async def _with_details(self, keys: LaneKeys, jobs: list[PeekedJob]) -> list[PeekedJob]:
-        if not jobs:
-            return []
-        ids = [job.id for job in jobs]
-        names = ("job", "owner", "tries", "crashes", "error")
-        columns = await self.client.ask_many([("HMGET", keys[name], *ids) for name in names])
-        return [
-            PeekedJob(
-                id=job.id,
-                state=job.state,
-                raw=raw,
-                at_ms=job.at_ms,
-                priority=PRIORITIES[int(owner[:1])] if owner else job.priority,
-                owner=owner[2:].decode() if owner else None,
-                tries=int(tries or 0),
-                crashes=crashes.count(b" ") + 1 if crashes else 0,
-                errors=tuple(errors.decode().split("\n")) if errors else (),
-            )
-            for job, raw, owner, tries, crashes, errors in zip(jobs, *columns, strict=True)
-        ]
+        return await self.reads.peek(lane, state, count=count)
 
     async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
-        return await audit.audit(self, self._calls(lane).keys, repair=repair)
+        return await audit.audit(self.reads, self.keys(lane), repair=repair)
 
 
 def _claim(reply: list[Any]) -> Claim:
-    token, ids, records, tries, crashes, next_due, paused = reply
+    token, ids, records, tries, crashes, next_due, paused, drain = reply
     if not ids:
-        return Claim([], None if next_due < 0 else next_due, bool(paused))
+        return Claim([], None if next_due < 0 else next_due, bool(paused), bool(drain))
     text = token.decode()
     if tries:
         jobs = [
@@ -406,15 +325,8 @@ def _claim(reply: list[Any]) -> Claim:
         ]
     else:
         jobs = [ClaimedJob(job_id.decode(), text, raw) for job_id, raw in zip(ids, records, strict=True)]
-    return Claim(jobs, None if next_due < 0 else next_due, bool(paused))
+    return Claim(jobs, None if next_due < 0 else next_due, bool(paused), bool(drain))
 
 
 def _texts(replies: list[bytes]) -> tuple[str, ...]:
     return tuple(reply.decode() for reply in replies)
-
-
-def _scored(pairs: list[Any]) -> list[tuple[str, float]]:
-    """Members with scores: RESP3 nests them, RESP2 does not."""
-    if pairs and isinstance(pairs[0], list):
-        return [(member.decode(), float(score)) for member, score in pairs]
-    return [(member.decode(), float(score)) for member, score in zip(pairs[::2], pairs[1::2], strict=True)]

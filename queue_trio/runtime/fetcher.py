@@ -16,11 +16,14 @@ from queue_trio.core.job import Lane, Outcome, Verdict
 from queue_trio.core.store import MAX_BATCH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from queue_trio.core.job import Claim
     from queue_trio.core.settings import WorkerSettings
     from queue_trio.core.store import Store
     from queue_trio.runtime.executor import Executor
     from queue_trio.runtime.settler import Settler
+    from queue_trio.tracing.spans import Spans
 
 
 class Fetcher:
@@ -35,8 +38,11 @@ class Fetcher:
         strategy: Strategy,
         *,
         worker: str,
+        spans: Spans | None = None,
     ) -> None:
         self._store = store
+        self._spans = spans
+        self._began_ns = 0
         self._executor = executor
         self._settler = settler
         self._settings = settings
@@ -55,10 +61,23 @@ class Fetcher:
         """A claim of this lane has no answer yet. After `run`: it was cut off, and may have leased jobs to us."""
         self.pulling: Lane | None = None
         """The same for a blocking move: it was cut off, and may yet put a job into our inbox."""
+        self.activity = "starting"
+        """What it is doing, for people: also "waiting for a slot", "waiting for outcomes to be settled", "claiming",
+        "waiting for jobs", "stopping" or "stopped"."""
+        self.claim_began_at: float | None = None
+        """Trio's time when the claim that is under way began."""
+        self.last_claim_at: float | None = None
+        """Trio's time when a claim was last answered."""
+        self.paused: set[Lane] = set()
+        """Lanes whose last claim said that they are paused."""
+        self.on_drain: Callable[[], object] = lambda: None
+        """Called when a claim says that an operator wants this worker to drain; as often as it says so."""
 
     def stop(self, patience_s: float) -> None:
         """Claim nothing more. A claim under way may finish, for a while, so that no job is leased to nobody."""
         self._stopping = True
+        if self.activity != "stopped":
+            self.activity = "stopping"
         self._waiting.cancel()
         if self.pulling is not None:
             patience_s = max(patience_s, 2 * self._settings.looped_wait)  # it will end by itself
@@ -69,17 +88,22 @@ class Fetcher:
         self.consuming_since = trio.current_time()
         while not self.stopping():
             with trio.CancelScope() as self._waiting:
+                self.activity = "waiting for a slot"
                 await self._executor.wait_for_slot()
+                self.activity = "waiting for outcomes to be settled"
                 await self._settler.wait_below(self._backlog_max)
             if self.stopping():
                 break
+            self.activity = "claiming"
             pause_s = 0.0
             with trio.CancelScope() as self._claiming:
                 pause_s = await self._looped_round() if self._looped else await self._round()
             if pause_s > 0 and not self.stopping():
+                self.activity = "waiting for jobs"
                 with trio.CancelScope() as self._waiting:
                     await self._store.wait(self.lanes, timeout_s=pause_s)
         self.consuming_since = None
+        self.activity = "stopped"
 
     async def give_back(self) -> None:
         """Release what a claim that was cut off has leased to us, and what a move has put into our inbox."""
@@ -118,7 +142,7 @@ class Fetcher:
         return max(pause_s, 0.001)
 
     async def _claim(self, lane: Lane, want: int) -> Claim:
-        self.claiming = lane
+        self._claim_begins(lane)
         claim = await self._store.claim(
             lane,
             worker=self._worker,
@@ -126,8 +150,24 @@ class Fetcher:
             lease_ms=self._settings.lease_ms,
             order=self._strategies[lane].order(),
         )
-        self.claiming = None
+        self._claim_answered(lane, claim)
         return claim
+
+    def _claim_begins(self, lane: Lane) -> None:
+        self.claiming = lane
+        self.claim_began_at = trio.current_time()
+        if self._spans is not None:
+            self._began_ns = self._spans.now_ns()
+
+    def _claim_answered(self, lane: Lane, claim: Claim) -> None:
+        self.claiming = self.claim_began_at = None
+        self.last_claim_at = trio.current_time()
+        if claim.paused:
+            self.paused.add(lane)
+        else:
+            self.paused.discard(lane)
+        if claim.drain:
+            self.on_drain()
 
     async def _looped_round(self) -> float:
         """The classic loop: look at each priority in turn, and if there is nothing anywhere, wait at each in turn."""
@@ -142,6 +182,8 @@ class Fetcher:
             if not await self._adopt(lane):
                 awake.append(lane)
         for wait_s in (0.0, self._settings.looped_wait):
+            if wait_s and awake and self._may_claim():
+                self.activity = "waiting for jobs"
             for lane in awake:
                 pause_s = 0.0
                 if await self._pull(lane, wait_s):
@@ -166,14 +208,16 @@ class Fetcher:
 
     async def _adopt(self, lane: Lane) -> bool:
         """Lease what is in the inbox; True if the lane is paused."""
-        self.claiming = lane
+        self._claim_begins(lane)
         claim = await self._store.adopt(
             lane, worker=self._worker, want=self._executor.free, lease_ms=self._settings.lease_ms
         )
-        self.claiming = None
+        self._claim_answered(lane, claim)
         self._start(lane, claim)
         return claim.paused
 
     def _start(self, lane: Lane, claim: Claim) -> None:
         if claim.jobs:
-            self._executor.start(lane, claim.jobs)
+            spans = self._spans
+            receipt = None if spans is None else spans.claimed(lane.queue, self._began_ns, len(claim.jobs))
+            self._executor.start(lane, claim.jobs, receipt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from queue_trio.core.job import Lane
     from queue_trio.core.store import Store
@@ -26,6 +26,8 @@ class Renewer:
         self._worker = worker
         self._lease_ms = lease_ms
         self._calling = trio.Lock()
+        self.on_drain: Callable[[], object] = lambda: None
+        """Called when the store says that an operator wants this worker to drain; as often as it says so."""
 
     async def run(self) -> None:
         """Renew for ever, beginning at once: that tells the others how long our leases are."""
@@ -45,7 +47,9 @@ class Renewer:
     async def renew(self, lane: Lane) -> None:
         """Renew everything held in one lane, and stop the handlers whose lease is gone."""
         held = [(job_id, running.job.token) for job_id, running in self._executor.held.get(lane, {}).items()]
-        lost = await self._store.renew(lane, worker=self._worker, lease_ms=self._lease_ms, held=held)
+        renewed = await self._store.renew(lane, worker=self._worker, lease_ms=self._lease_ms, held=held)
         tokens = dict(held)
-        for job_id in lost:
+        for job_id in renewed.lost:
             self._executor.lost(lane, job_id, tokens[job_id])
+        if renewed.drain:
+            self.on_drain()

@@ -27,7 +27,9 @@ LIBRARIES = {
 
 OWN_KEYS = {
     "session": "s",
+    "trail": "t",
     "hash_or_zset": "h",
+    "limit": "l",
     "ready": "r",
     "inbox": "i",
     **{f"inbox:{rank}": f"i{rank}" for rank in range(4)},

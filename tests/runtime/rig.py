@@ -11,7 +11,7 @@ import trio
 from queue_trio.app import App
 from queue_trio.core.job import Lane
 from queue_trio.core.settings import RedisSettings, Settings, WorkerSettings
-from queue_trio.memory import MemoryStore
+from queue_trio.memory.store import MemoryStore
 from queue_trio.runtime.worker import Worker
 from tests.support import eventually
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.job import Claim
-    from queue_trio.core.store import Store
+    from queue_trio.core.store import Renewed, Store
 
 LANE = Lane()
 
@@ -88,10 +88,10 @@ class WatchedStore(MemoryStore):
         self.down.set()
         self.down = None
 
-    async def _enter(self, lane: Lane) -> Any:
+    async def enter(self, lane: Lane) -> Any:
         if self.down is not None:
             await self.down.wait()
-        return await super()._enter(lane)
+        return await super().enter(lane)
 
     async def claim(
         self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
@@ -113,7 +113,7 @@ class WatchedStore(MemoryStore):
 
     async def renew(
         self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
-    ) -> list[str]:
+    ) -> Renewed:
         self.renewals.append(trio.current_time())
         return await super().renew(lane, worker=worker, lease_ms=lease_ms, held=held)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -178,7 +179,7 @@ async def test_an_inbox_of_a_worker_that_joins_during_the_look_is_seen(redis: Wo
     """The registry is read before the script runs; the script says if it has grown since."""
     store = redis.redis
     await redis.enqueue("a")
-    read = store.inboxes
+    read = store.reads.inboxes
     readings = 0
 
     async def inboxes(lane: Any) -> Any:
@@ -190,15 +191,37 @@ async def test_an_inbox_of_a_worker_that_joins_during_the_look_is_seen(redis: Wo
             await store.pull(LANE, worker="w", priority=Priority.NORMAL, timeout_s=5)
         return found
 
-    store.inboxes = inboxes  # type: ignore[method-assign]
+    store.reads.inboxes = inboxes  # type: ignore[method-assign]
     stats = await store.stats(LANE)
     assert (stats.imbalance, stats.ready_total, readings) == (0, 1, 2)
 
 
+@dataclass
+class Operator:
+    """Replays and purges what is dead, and cancels what is next, while `running`."""
+
+    url: str
+    running: bool = True
+    moved: int = 0
+
+    async def run(self) -> None:
+        async with redis_world(self.url) as own:
+            while self.running:
+                died = [one.id for one in await own.operations.browse_dead(LANE, count=6)]
+                await own.operations.replay(LANE, died[::2])
+                await own.operations.purge(LANE, died[1::2])
+                for state in (State.READY, State.SCHEDULED):
+                    for one in await own.store.peek(LANE, state, count=2):
+                        await own.operations.cancel(LANE, one.id)
+                self.moved += len(died)
+
+
 async def test_an_audit_of_a_lane_in_use_reports_nothing_false(redis: World, redis_url: str) -> None:
-    """Producers, claimers and settlers in every way, pulling workers that come and go, and audits all the while."""
+    """Producers, claimers and settlers in every way, pulling workers that come and go, operators who cancel, purge and
+    replay, and audits all the while."""
     running = True
     moved = 0
+    operator = Operator(redis_url)
 
     async def produce(name: str) -> None:
         number = 0
@@ -239,19 +262,22 @@ async def test_an_audit_of_a_lane_in_use_reports_nothing_false(redis: World, red
         nursery.start_soon(work, "w")
         nursery.start_soon(pull, "x")
         nursery.start_soon(pull, "y")
+        nursery.start_soon(operator.run)
         async with redis_world(redis_url) as auditor:
             audits = 0
-            while audits < 5 or moved < 3000:
+            while audits < 5 or moved < 3000 or operator.moved < 100:
                 report = await auditor.store.audit(LANE)
                 assert report.violations == ()
                 assert report.stats.imbalance == 0
                 assert report.stats.records == report.live
                 audits += 1
-        running = False
+        running = operator.running = False
     # Repairing a lane in use changes nothing either, and at rest nothing is left over.
     report = await redis.store.audit(LANE, repair=True)
     assert (report.ok, report.stats.adjusted) == (True, 0)
     while jobs := (await redis.claim()).jobs:
         await redis.settle(*map(done, jobs))
     stats = await redis.store.stats(LANE)
-    assert stats.enqueued == stats.completed + stats.dead
+    assert stats.enqueued == stats.completed + stats.dead + stats.cancelled + stats.purged
+    assert stats.cancelled > 0
+    assert stats.purged > 0

@@ -9,7 +9,7 @@ import trio
 
 from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Enqueued, Lane, State
-from queue_trio.core.store import MAX_BATCH
+from queue_trio.core.store import MAX_BATCH, Renewed
 from queue_trio.errors import ServerError, ServerRefused
 from queue_trio.redis.store import RedisStore
 from tests.store.worlds import (
@@ -81,7 +81,7 @@ async def test_with_memory_full_jobs_are_claimed_renewed_and_settled(private: Wo
     jobs = {one.id: one for one in (await private.claim(worker="w")).jobs}
     assert sorted(jobs) == sorted([*"abcdefg", "due", "h"])
     held = [(one.id, one.token) for one in jobs.values()]
-    assert await private.store.renew(LANE, worker="w", lease_ms=HOUR_MS, held=held) == []
+    assert await private.store.renew(LANE, worker="w", lease_ms=HOUR_MS, held=held) == Renewed()
     accepted = await private.settle(
         done(jobs["a"]),
         retry(jobs["b"], HOUR_MS),
@@ -166,6 +166,46 @@ async def test_with_memory_full_workers_start_pull_adopt_and_leave(
     await private.check()
 
 
+async def test_with_memory_full_operators_cancel_purge_replay_pause_drain_and_note(private: World) -> None:
+    """Each as the first write of its kind, with nothing there yet that it could free."""
+    operations = private.operations
+    await private.kill("dead-1", job("d2", Priority.HIGH))
+    await private.enqueue("a", "b", job("s", delay_ms=HOUR_MS))
+    await private.store.register(LANE, worker="w", info="{}")
+    await fill(private)
+    await operations.note(b"first")
+    await operations.note(b"second")
+    assert await operations.trail(count=9) == [b"first", b"second"]
+    assert await operations.replay(LANE, ["nobody"]) == [False]
+    assert await operations.replay(LANE, ["d2"]) == [True]
+    assert await operations.cancel(LANE, "nobody") is None
+    assert await operations.cancel(LANE, "a") is State.CANCELLED
+    assert await operations.cancel(LANE, "s") is State.CANCELLED
+    assert await operations.purge(LANE, ["nobody"]) == [False]
+    assert await operations.purge(LANE, ["dead-1"]) == [True]
+    await private.store.pause(LANE, True)
+    assert (await private.claim()).paused
+    await private.store.pause(LANE, False)
+    assert await operations.request_drain(LANE, "w")
+    assert (await private.claim(0)).drain
+    assert await private.counts() == {
+        "ready high": 1,
+        "ready normal": 1,
+        "enqueued": 5,
+        "cancelled": 2,
+        "purged": 1,
+    }
+    await private.check()
+
+
+async def test_with_memory_full_an_empty_lane_can_be_paused_and_a_trail_begun(private: World) -> None:
+    await fill(private)
+    await private.store.pause(LANE, True)
+    await private.operations.note(b"paused")
+    assert (await private.operations.lengths(LANE)).paused
+    assert not await private.operations.request_drain(LANE, "nobody")
+
+
 async def test_a_worker_waits_out_a_full_memory_where_it_cannot_work(
     private: World, private_redis: EmbeddedRedis
 ) -> None:
@@ -174,10 +214,10 @@ async def test_a_worker_waits_out_a_full_memory_where_it_cannot_work(
         patient = RedisStore(client)
         await fill(private)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: patient.pause(LANE, True))
+            nursery.start_soon(patient.enqueue, LANE, [job("a")])
             await eventually(lambda: client.down_since is not None)
             await empty(private)
-        assert (await private.store.stats(LANE)).paused
+        assert (await private.store.stats(LANE)).ready_total == 1
     finally:
         await client.aclose()
 

@@ -20,7 +20,9 @@ from queue_trio.core.job import Claim, Outcome, State, Verdict
 from tests.store.worlds import HOUR_MS, OOPS, ManualTime, ServerTime, World, job, memory_world, redis_world
 
 if TYPE_CHECKING:
-    from queue_trio.core.store import Store
+    from collections.abc import Sequence
+
+    from queue_trio.core.store import PeekedJob, Store
 
 STEP_MS = 3
 """Longer than a lease of one millisecond, so that such a lease is over when the next step begins."""
@@ -46,7 +48,7 @@ class Course:
     def claimed(self, claim: Claim) -> Any:
         self.leases += [(one.id, one.token) for one in claim.jobs]
         due = claim.next_due_ms
-        return claim.jobs, claim.paused, None if due is None else due > HOUR_MS / 2
+        return claim.jobs, claim.paused, claim.drain, None if due is None else due > HOUR_MS / 2
 
 
 class Step:
@@ -163,6 +165,38 @@ class Pause(Step):
         await at.store.pause(at.world.lane, self.paused)
 
 
+@dataclass(frozen=True)
+class Cancel(Step):
+    id: str
+
+    async def run(self, at: Course) -> Any:
+        return await at.world.operations.cancel(at.world.lane, self.id)
+
+
+@dataclass(frozen=True)
+class Purge(Step):
+    ids: tuple[str, ...]
+
+    async def run(self, at: Course) -> Any:
+        return await at.world.operations.purge(at.world.lane, self.ids)
+
+
+@dataclass(frozen=True)
+class Replay(Step):
+    ids: tuple[str, ...]
+
+    async def run(self, at: Course) -> Any:
+        return await at.world.operations.replay(at.world.lane, self.ids)
+
+
+@dataclass(frozen=True)
+class Drain(Step):
+    worker: str
+
+    async def run(self, at: Course) -> Any:
+        return await at.world.operations.request_drain(at.world.lane, self.worker)
+
+
 names = st.sampled_from(NAMES)
 workers = st.sampled_from(WORKERS)
 priorities = st.sampled_from(PRIORITIES)
@@ -189,18 +223,40 @@ steps = st.one_of(
     st.builds(Adopt, workers, few),
     st.builds(Leave, workers),
     st.builds(Pause, st.booleans()),
+    st.builds(Cancel, names),
+    st.builds(Purge, st.lists(names, max_size=3).map(tuple)),
+    st.builds(Replay, st.lists(names, max_size=3).map(tuple)),
+    st.builds(Drain, workers),
 )
+
+
+def _timeless(found: Sequence[PeekedJob]) -> list[PeekedJob]:
+    return [
+        msgspec.structs.replace(one, at_ms=None, errors=tuple(line.partition(" ")[2] for line in one.errors))
+        for one in found
+    ]
 
 
 async def _shown(world: World) -> Any:
     """Everything a caller can see, without times."""
-    peeked = []
-    for state in LIVE:
-        for one in await world.store.peek(world.lane, state, count=99):
-            errors = tuple(line.partition(" ")[2] for line in one.errors)
-            peeked.append(msgspec.structs.replace(one, at_ms=None, errors=errors))
-    results = [await world.store.result(world.lane, id_) for id_ in NAMES]
-    return peeked, results, await world.store.stats(world.lane)
+    store, operations, lane = world.store, world.operations, world.lane
+    peeked = [_timeless(await store.peek(lane, state, count=99)) for state in LIVE]
+    results = [await store.result(lane, id_) for id_ in NAMES]
+    found = [await operations.find(lane, id_) for id_ in NAMES]
+    browsed = await operations.browse_dead(lane, count=99)
+    lengths = await operations.lengths(lane)
+    heads = [(one.id, one.priority, one.raw, (one.failure or "").partition(" ")[2]) for one in lengths.heads]
+    workers = [msgspec.structs.replace(one, silent_ms=0) for one in await operations.workers(lane)]
+    return (
+        peeked,
+        results,
+        await store.stats(lane),
+        _timeless([one for one in found if one is not None]),
+        _timeless(browsed),
+        msgspec.structs.replace(lengths, now_ms=0, heads=()),
+        heads,
+        workers,
+    )
 
 
 async def _compare(url: str, course: list[Step]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from queue_trio.core.dequeue import PRIORITIES, Priority
-from queue_trio.core.job import Enqueued
+from queue_trio.core.job import Enqueued, State
 from queue_trio.core.store import Swept
 from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, ServerError
 from queue_trio.redis import scripts
@@ -153,6 +153,38 @@ async def _register(world: World, _: Any) -> None:
     await world.store.register(world.lane, worker="x", info="{}")
 
 
+async def _pause(world: World, _: Any) -> None:
+    await world.store.pause(world.lane, True)
+
+
+async def _cancel(world: World, _: Any) -> Any:
+    return await world.operations.cancel(world.lane, "b")
+
+
+async def _cancel_later(world: World, _: Any) -> Any:
+    return await world.operations.cancel(world.lane, "z")
+
+
+async def _cancel_nothing(world: World, _: Any) -> Any:
+    return await world.operations.cancel(world.lane, "a")
+
+
+async def _purge(world: World, _: Any) -> Any:
+    return await world.operations.purge(world.lane, ["a", "gone", "b"])
+
+
+async def _replay(world: World, _: Any) -> Any:
+    return await world.operations.replay(world.lane, ["b", "gone", "a"])
+
+
+async def _drain(world: World, _: Any) -> Any:
+    return await world.operations.request_drain(world.lane, "v")
+
+
+async def _note(world: World, _: Any) -> None:
+    await world.operations.note(b"entry")
+
+
 def _settling(*make: Callable[..., Any]) -> Callable[[World, Any], Awaitable[Any]]:
     async def settle(world: World, jobs: Any) -> Any:
         return await world.settle(*(one(claimed) for one, claimed in zip(make, jobs, strict=True)))
@@ -176,6 +208,14 @@ async def _only_later(at: World) -> Any:
 async def _expired(at: World) -> Any:
     await at.enqueue("a", "b")
     await at.lose(worker="v")
+
+
+async def _dead(at: World) -> Any:
+    await at.enqueue("a")
+    await at.settle(retry((await at.claim()).jobs[0]))
+    await at.pass_ms(1)
+    await at.enqueue(job("b", Priority.HIGH))
+    await at.settle(*map(dead, (await at.claim()).jobs))
 
 
 async def _inbox(at: World) -> Any:
@@ -204,6 +244,14 @@ CALLS: dict[str, tuple[str, Callable[[World], Awaitable[Any]], Callable[[World, 
     "adopt": ("adopt", _inbox, _adopt),
     "bury": ("bury", _inbox, _bury),
     "register": ("register", _ready, _register),
+    "pause": ("pause", _ready, _pause),
+    "cancel": ("cancel", _ready, _cancel),
+    "cancel of a delayed job": ("cancel", _only_later, _cancel_later),
+    "cancel of nothing": ("cancel", _dead, _cancel_nothing),
+    "purge": ("purge", _dead, _purge),
+    "replay": ("replay", _dead, _replay),
+    "drain": ("drain", _inbox, _drain),
+    "note": ("note", _ready, _note),
 }
 
 
@@ -388,6 +436,130 @@ async def test_a_late_settle_and_a_late_enqueue_are_refused(relayed: Relayed) ->
         assert await relayed.state() == before
 
 
+@dataclass(frozen=True)
+class Overtaken:
+    """A change by an operator, and what others then do that a late copy of it would undo."""
+
+    prepare: Callable[[World], Awaitable[Any]]
+    change: Callable[[World, Any], Awaitable[Any]]
+    answer: Any
+    others: Callable[[World], Awaitable[Any]]
+
+
+async def _enqueue_again(at: World) -> None:
+    await at.enqueue("a", "b", job("c", Priority.HIGH))
+
+
+async def _die_again(at: World) -> None:
+    await at.kill("a", job("b", Priority.HIGH))
+
+
+async def _die_once_more(at: World) -> None:
+    await at.settle(*map(dead, (await at.claim()).jobs))
+
+
+async def _resume(at: World) -> None:
+    await at.store.pause(at.lane, False)
+
+
+async def _leave_and_join(at: World) -> None:
+    await at.store.deregister(at.lane, worker="v")
+    await at.store.register(at.lane, worker="v", info="{}")
+
+
+async def _note_more(at: World) -> None:
+    await at.operations.note(b"more")
+
+
+OVERTAKEN = {
+    "cancel": Overtaken(_ready, _cancel, State.CANCELLED, _enqueue_again),
+    "purge": Overtaken(_dead, _purge, [True, False, True], _die_again),
+    "replay": Overtaken(_dead, _replay, [True, False, True], _die_once_more),
+    "pause": Overtaken(_ready, _pause, None, _resume),
+    "drain": Overtaken(_inbox, _drain, True, _leave_and_join),
+    "note": Overtaken(_ready, _note, None, _note_more),
+}
+
+
+@pytest.mark.parametrize("next_call", [False, True], ids=["the last call", "a call since overtaken"])
+@pytest.mark.parametrize("name", OVERTAKEN)
+async def test_a_late_copy_of_an_operators_change_does_nothing(
+    relayed: Relayed, name: str, next_call: bool
+) -> None:
+    case = OVERTAKEN[name]
+    await case.prepare(relayed.direct)
+    await _load_scripts(relayed)
+    relayed.relay.arm(scripts.load(name).sha, Fault(Kind.LATE_REQUEST))
+    assert await case.change(relayed.world, None) == case.answer
+    if next_call:
+        await relayed.world.operations.cancel(LANE, "nobody")
+        await relayed.world.operations.note(b"next")
+    await case.others(relayed.direct)
+    before = await relayed.state()
+    refused = (await relayed.relay.deliver_late()).startswith(b"-STALECALL")
+    assert refused == next_call
+    assert await relayed.state() == before
+    await relayed.direct.store.deregister(LANE, worker="v")
+
+
+@pytest.mark.parametrize("name", OVERTAKEN)
+async def test_an_operators_change_whose_reply_was_lost_is_told_as_it_was(
+    relayed: Relayed, name: str
+) -> None:
+    """Although by the time it is asked again, others have changed the same things back."""
+    case, relay = OVERTAKEN[name], relayed.relay
+    await case.prepare(relayed.direct)
+    await _load_scripts(relayed)
+    relay.arm(scripts.load(name).sha, Fault(Kind.LOSE_REPLY))
+    answers: list[Any] = []
+
+    async def change() -> None:
+        answers.append(await case.change(relayed.world, None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        await relay.arrived.wait()
+        relay.blocked = True
+        await eventually(lambda: relay.reply_sizes)
+        await case.others(relayed.direct)
+        before = await relayed.state()
+        relay.blocked = False
+    assert answers == [case.answer]
+    assert await relayed.state() == before
+    await relayed.direct.store.deregister(LANE, worker="v")
+
+
+async def test_changes_of_one_lane_go_one_after_the_other_and_each_gets_its_own_answer(
+    relayed: Relayed,
+) -> None:
+    names = [f"{number}" for number in range(40)]
+    await relayed.direct.enqueue(*names[::2])
+    answers: dict[str, State | None] = {}
+
+    async def cancel(name: str) -> None:
+        answers[name] = await relayed.world.operations.cancel(LANE, name)
+
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(cancel, name)
+    assert answers == {name: None if int(name) % 2 else State.CANCELLED for name in names}
+
+
+async def test_a_change_cancelled_on_its_way_does_not_happen_after_the_next(relayed: Relayed) -> None:
+    relay = relayed.relay
+    await relayed.direct.enqueue("a", "b")
+    await _load_scripts(relayed)
+    relay.arm(scripts.load("cancel").sha, Fault(Kind.LATE_REQUEST))
+    relay.faults = dict.fromkeys(range(1000), Fault(Kind.LATE_REQUEST))
+    with trio.move_on_after(0.1):
+        await relayed.world.operations.cancel(LANE, "a")
+    relay.faults = {}
+    assert await relayed.world.operations.cancel(LANE, "b") is State.CANCELLED
+    while relay.late:
+        assert (await relay.deliver_late()).startswith(b"-STALECALL")
+    assert await relayed.direct.counts() == {"ready normal": 1, "enqueued": 2, "cancelled": 1}
+
+
 # --- cancelled claims ----------------------------------------------------------------------------------------------
 
 
@@ -485,7 +657,7 @@ async def test_a_cancelled_leader_hands_over_and_its_batch_mates_get_their_answe
 async def test_without_a_way_to_redis_nothing_was_queued_and_the_caller_is_told_so(relayed: Relayed) -> None:
     await relayed.world.enqueue("warm")
     await relayed.store.client.aclose()
-    relayed.store.client._closed = False
+    relayed.store.client._pool.closed = False
     path = relayed.relay.path
     path.rename(path.with_suffix(".gone"))
     told: list[type[Exception]] = []

@@ -9,7 +9,7 @@ import trio
 
 from queue_trio.core.dequeue import PRIORITIES, Weighted
 from queue_trio.core.job import Enqueued, Failure, Lane, NewJob, Outcome, State, Verdict, encode_failure
-from queue_trio.core.store import MAX_BATCH
+from queue_trio.core.store import MAX_BATCH, Renewed
 from queue_trio.errors import InternalError
 from tests.store.worlds import (
     HOUR_MS,
@@ -102,7 +102,7 @@ async def test_more_jobs_than_fit_one_call_are_all_enqueued_claimed_and_settled(
     assert [one.id for one in claimed] == [f"{number:05}" for number in range(count)]
     held = [(one.id, one.token) for one in claimed]
     held.insert(700, ("00003", "someone:1"))
-    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=held) == ["00003"]
+    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=held) == Renewed(("00003",))
     outcomes = [release(one) if number % 2 else done(one) for number, one in enumerate(claimed)]
     outcomes.insert(600, Outcome("00001", "someone:1"))
     accepted = await world.settle(*outcomes)
@@ -360,7 +360,9 @@ async def test_renewing_keeps_a_lease_and_names_the_lost_ones(world: World) -> N
     kept_one, lost_one = (await world.claim(lease_ms=1)).jobs
     await world.settle(done(lost_one))
     held = [(kept_one.id, kept_one.token), (lost_one.id, lost_one.token), ("never", "w:1")]
-    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=held) == ["b", "never"]
+    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=held) == Renewed(
+        ("b", "never")
+    )
     await world.pass_ms(2)
     assert (await world.sweep()).reclaimed == ()
     assert await world.settle(done(kept_one)) == [True]
@@ -370,7 +372,7 @@ async def test_renewing_keeps_a_lease_and_names_the_lost_ones(world: World) -> N
 async def test_renewing_nothing_is_a_heartbeat(world: World) -> None:
     await world.store.register(world.lane, worker="w", info="{}")
     await world.pass_ms(70)
-    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=[]) == []
+    assert await world.store.renew(world.lane, worker="w", lease_ms=HOUR_MS, held=[]) == Renewed()
     assert (await world.sweep(lease_ms=20)).buried_workers == ()
     assert (await world.store.stats(world.lane)).workers == 1
     await world.store.deregister(world.lane, worker="w")
@@ -432,8 +434,12 @@ async def test_a_worker_that_comes_back_takes_its_own_crash_charge_off_and_no_ot
         assert await world.settle(done(first[0])) == [False]
     else:
         held = [(one.id, one.token) for one in first]
-        assert await world.store.renew(world.lane, worker="one", lease_ms=HOUR_MS, held=held) == ["a", "b"]
-        assert await world.store.renew(world.lane, worker="one", lease_ms=HOUR_MS, held=held) == ["a", "b"]
+        assert await world.store.renew(world.lane, worker="one", lease_ms=HOUR_MS, held=held) == Renewed(
+            ("a", "b")
+        )
+        assert await world.store.renew(world.lane, worker="one", lease_ms=HOUR_MS, held=held) == Renewed(
+            ("a", "b")
+        )
     assert [one.crashes for one in (await world.claim()).jobs] == [1, 1]
 
 

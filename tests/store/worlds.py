@@ -16,10 +16,12 @@ import trio
 from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Failure, Lane, NewJob, Outcome, Record, Verdict, encode_failure, encode_record
 from queue_trio.core.settings import RedisSettings
-from queue_trio.memory import MemoryStore
+from queue_trio.memory.operations import MemoryOperations
+from queue_trio.memory.store import MemoryStore
 from queue_trio.redis.client import Client
 from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.keys import LaneKeys
+from queue_trio.redis.operations import RedisOperations
 from queue_trio.redis.store import RedisStore
 from tests.support import eventually
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from queue_trio.core.job import Claim, ClaimedJob, Enqueued
+    from queue_trio.core.operations import Operations
     from queue_trio.core.store import Store, Swept
 
 T = TypeVar("T")
@@ -132,6 +135,12 @@ class World:
     def client(self) -> Client:
         return self.redis.client
 
+    @property
+    def operations(self) -> Operations:
+        if isinstance(self.store, MemoryStore):
+            return MemoryOperations(self.store)
+        return RedisOperations(self.redis)
+
     async def pass_ms(self, ms: int) -> None:
         await self.time.pass_ms(ms)
 
@@ -154,6 +163,13 @@ class World:
         claim = await self.claim(want, worker=worker, lease_ms=1)
         await self.pass_ms(2)
         return claim.jobs
+
+    async def kill(self, *jobs: NewJob | str) -> None:
+        """Enqueue jobs, and let them die in one millisecond."""
+        await self.enqueue(*jobs)
+        names = {one if isinstance(one, str) else one.id for one in jobs}
+        claimed = (await self.claim()).jobs
+        await self.settle(*(dead(one) if one.id in names else release(one) for one in claimed))
 
     async def settle(self, *outcomes: Outcome) -> list[bool]:
         return await self.store.settle(self.lane, outcomes)
@@ -195,7 +211,7 @@ class World:
         stats = await self.store.stats(self.lane)
         assert stats.imbalance == 0, stats
         named = {f"ready {priority}": count for priority, count in stats.ready.items()}
-        for name in ("scheduled", "leased", "dead", "enqueued", "completed"):
+        for name in ("scheduled", "leased", "dead", "enqueued", "completed", "cancelled", "purged"):
             named[name] = getattr(stats, name)
         return {name: count for name, count in named.items() if count}
 

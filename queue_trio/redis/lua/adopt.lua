@@ -7,10 +7,11 @@
 local SESSION, JOB, LEASE, OWNER, TRIES, CRASHES, STATS, CONTROL = unpack(KEYS, 1, 8)
 local seq, worker, want, lease_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
-local paused = redis.call('HGET', CONTROL, 'paused') == '1' and 1 or 0
+local told = redis.call('HMGET', CONTROL, 'paused', 'drain:' .. worker)
+local paused, drain = told[1] == '1' and 1 or 0, told[2] and 1 or 0
 
 local function answer(reply)
-  reply[6], reply[7] = -1, paused
+  reply[6], reply[7], reply[8] = -1, paused, drain
   return reply
 end
 

@@ -2,18 +2,19 @@
 --
 -- KEYS  session, job, scheduled, lease, owner, tries, crashes, stats, control, ready:critical, ready:high, ready:normal, ready:low
 -- ARGV  seq, worker, want, lease_ms, promote_limit, order (ranks, such as "0123")
--- Output  {token, ids, records, tries, crashes, next_due_ms (-1: none), paused (0 or 1)}; tries and crashes hold
---         nothing when no job has any
+-- Output  {token, ids, records, tries, crashes, next_due_ms (-1: none), paused (0 or 1), drain (0 or 1)}; tries
+--         and crashes hold nothing when no job has any
 --#include clock session memory ready promote lease
 local SESSION, JOB, SCHEDULED, LEASE, OWNER, TRIES, CRASHES, STATS, CONTROL = unpack(KEYS, 1, 9)
 local READY = {unpack(KEYS, 10, 13)}
 local seq, worker, want, lease_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 
-local paused = redis.call('HGET', CONTROL, 'paused') == '1' and 1 or 0
+local told = redis.call('HMGET', CONTROL, 'paused', 'drain:' .. worker)
+local paused, drain = told[1] == '1' and 1 or 0, told[2] and 1 or 0
 
 local function answer(reply, next_due)
-  reply[6], reply[7] = next_due, paused
+  reply[6], reply[7], reply[8] = next_due, paused, drain
   return reply
 end
 

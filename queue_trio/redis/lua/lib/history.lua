@@ -13,3 +13,11 @@ local function remember_failure(errors, id, now, failure)
   end
   redis.call('HSET', errors, id, line)
 end
+
+-- The newest line, or false if there is no history.
+local function last_failure(errors, id)
+  local history = redis.call('HGET', errors, id)
+  if not history then return false end
+  local newline = string.find(string.reverse(history), '\n', 1, true)
+  return newline and string.sub(history, -newline + 1) or history
+end

@@ -1,8 +1,7 @@
-"""The Store in memory: the readable model of the queue, for unit tests, examples and simulation.
+"""One lane in memory: where each job is, and every way it moves. Synchronous: each method is one atomic step.
 
-One process, nothing kept. Every move of a job goes through `core.job.advance`, so it does nothing that the picture in
-`core/job.py` does not show, and a conformance suite in `tests/store` holds `RedisStore` to the same behaviour. Knows
-no Redis and no clock: the time of jobs is what `clock` says. Only `wait` and `pull` wait, on Trio's clock.
+Every move of a job goes through `core.job.advance`, so it does nothing that the picture in `core/job.py` does not show.
+It is told the time, in milliseconds, and waits for nothing: it only says when there is news.
 """
 
 from __future__ import annotations
@@ -15,14 +14,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from queue_trio.core.dequeue import PRIORITIES, Priority
-from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Event, Lane, State, Verdict, advance
+from queue_trio.core.job import ClaimedJob, Enqueued, Event, State, Verdict, advance, recorded_priority
 from queue_trio.core.store import (
-    MAX_BATCH,
     MAX_HISTORY,
     POISON,
-    PROMOTE_LIMIT,
     WORKER_SILENT_LEASES,
-    AuditReport,
     LaneStats,
     PeekedJob,
     Swept,
@@ -31,7 +27,7 @@ from queue_trio.core.store import (
 from queue_trio.errors import InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from queue_trio.core.job import NewJob, Outcome
 
@@ -65,8 +61,8 @@ def _empty_lists() -> _Lists:
     return {priority: deque() for priority in PRIORITIES}
 
 
-class _Lane:
-    """One lane. No method of it awaits, so each is one atomic step."""
+class MemoryLane:
+    """See the module."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, _Job] = {}
@@ -78,7 +74,9 @@ class _Lane:
         self.unique: dict[str, int] = {}
         self.results: dict[str, tuple[bytes, int]] = {}
         self.workers: dict[str, int] = {}
+        self.worker_info: dict[str, str] = {}
         self.leases: dict[str, int] = {}
+        self.draining: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.paused = False
         self.swept_ms: int | None = None
@@ -216,10 +214,48 @@ class _Lane:
 
     def bury(self, worker: str) -> None:
         self.workers.pop(worker, None)
+        self.worker_info.pop(worker, None)
         self.leases.pop(worker, None)
+        self.draining.discard(worker)
         returned = [id_ for inbox in self.inboxes.pop(worker, _empty_lists()).values() for id_ in inbox]
         self.to_front(returned)
         self.tell(len(returned))
+
+    # --- what operators do -----------------------------------------------------------------------------------------
+
+    def cancel(self, id_: str) -> State | None:
+        """CANCELLED, or the state it is left in."""
+        job = self.jobs.get(id_)
+        if job is None:
+            return None
+        if id_ in self.scheduled:
+            del self.scheduled[id_]
+        elif id_ in self.ready[job.priority]:
+            self.ready[job.priority].remove(id_)
+        else:
+            return job.state
+        self.counts["cancelled"] += 1
+        return advance(self.jobs.pop(id_).state, Event.CANCEL)
+
+    def purge(self, id_: str) -> bool:
+        if id_ not in self.dead:
+            return False
+        del self.dead[id_]
+        advance(self.jobs.pop(id_).state, Event.PURGE)
+        self.counts["purged"] += 1
+        return True
+
+    def replay(self, id_: str) -> bool:
+        if id_ not in self.dead:
+            return False
+        del self.dead[id_]
+        job = self.jobs[id_]
+        job.state = advance(job.state, Event.REPLAY)
+        # Not what it was enqueued with: Redis knows the priority of a dead job from its record only.
+        job.priority = recorded_priority(job.record) or Priority.NORMAL
+        job.tries, job.crashes = 0, []
+        self.ready[job.priority].append(id_)
+        return True
 
     # --- reads -----------------------------------------------------------------------------------------------------
 
@@ -250,20 +286,23 @@ class _Lane:
             ids = [id_ for priority in PRIORITIES for id_ in self.ready[priority]]
         else:
             raise InternalError(f"{state} jobs are gone: there is nothing to peek at")
-        return [
-            PeekedJob(
-                id=id_,
-                state=state,
-                raw=job.record,
-                at_ms=place[id_] if place is not None else None,
-                priority=None if state is State.DEAD else job.priority,
-                owner=job.token or None,
-                tries=job.tries,
-                crashes=len(job.crashes),
-                errors=tuple(job.errors),
-            )
-            for id_, job in ((id_, self.jobs[id_]) for id_ in ids[:count])
-        ]
+        return [self.peeked(id_) for id_ in ids[:count]]
+
+    def peeked(self, id_: str) -> PeekedJob:
+        """A job as an operator sees it; the priority only if its place tells it."""
+        job = self.jobs[id_]
+        places = {State.SCHEDULED: self.scheduled, State.LEASED: self.leased, State.DEAD: self.dead}
+        return PeekedJob(
+            id=id_,
+            state=job.state,
+            raw=job.record,
+            at_ms=places[job.state][id_] if job.state in places else None,
+            priority=None if job.state is State.DEAD else job.priority,
+            owner=job.token or None,
+            tries=job.tries,
+            crashes=len(job.crashes),
+            errors=tuple(job.errors),
+        )
 
     def audit(self) -> list[Violation]:
         places: defaultdict[str, list[State]] = defaultdict(list)
@@ -282,143 +321,3 @@ class _Lane:
             for id_ in sorted(expected.keys() | places.keys())
             if places.get(id_) != expected.get(id_)
         ]
-
-
-class MemoryStore:
-    """See `core.store.Store`. `clock` gives the time in milliseconds; it is asked once per step."""
-
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
-        self._lanes: defaultdict[Lane, _Lane] = defaultdict(_Lane)
-        self._announced: set[Lane] = set()
-
-    async def _enter(self, lane: Lane) -> tuple[_Lane, int]:
-        """The lane and the time. The one checkpoint of each call comes first: cancelled there, nothing has happened."""
-        await trio.lowlevel.checkpoint()
-        return self._lanes[lane], self._clock()
-
-    async def enqueue(
-        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
-    ) -> list[Enqueued]:
-        at, now = await self._enter(lane)
-        self._announced.add(lane)
-        answers = []
-        for job in jobs:
-            waiting = len(at.scheduled) + sum(map(len, at.ready.values()))
-            answers.append(at.enqueue(job, now, full=0 < max_length <= waiting))
-        at.tell(answers.count(Enqueued.CREATED))
-        return answers
-
-    async def claim(
-        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
-    ) -> Claim:
-        at, now = await self._enter(lane)
-        if at.paused:
-            return Claim([], paused=True)
-        at.promote(now, PROMOTE_LIMIT)
-        want = min(want, MAX_BATCH)
-        ids: list[str] = []
-        for priority in order:
-            while at.ready[priority] and len(ids) < want:
-                ids.append(at.ready[priority].popleft())
-        due = min(at.scheduled.values(), default=None) if len(ids) < want else None
-        return Claim(at.lease(ids, worker, now + lease_ms), None if due is None else max(0, due - now))
-
-    async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(timeout_s):
-            async with trio.open_nursery() as nursery:
-                for lane in lanes:
-                    nursery.start_soon(self._wait_one, self._lanes[lane], nursery.cancel_scope)
-
-    async def _wait_one(self, at: _Lane, others: trio.CancelScope) -> None:
-        while not at.wake:
-            await at.news.wait()
-        at.wake -= 1
-        others.cancel()
-
-    async def pull(self, lane: Lane, *, worker: str, priority: Priority, timeout_s: float) -> bool:
-        at, _ = await self._enter(lane)
-        with trio.move_on_after(timeout_s):
-            while not at.ready[priority]:
-                await at.news.wait()
-        if not at.ready[priority]:
-            return False
-        at.inboxes[worker][priority].append(at.ready[priority].popleft())
-        return True
-
-    async def adopt(self, lane: Lane, *, worker: str, want: int, lease_ms: int) -> Claim:
-        at, now = await self._enter(lane)
-        ids: list[str] = []
-        for inbox in at.inboxes[worker].values():
-            while inbox and len(ids) < min(want, MAX_BATCH):
-                ids.append(inbox.popleft())
-        return Claim(at.lease(ids, worker, now + lease_ms), paused=at.paused)
-
-    async def settle(self, lane: Lane, outcomes: Sequence[Outcome]) -> list[bool]:
-        at, now = await self._enter(lane)
-        states = [at.settle(outcome, now) for outcome in outcomes]
-        for outcome, state in zip(outcomes, states, strict=True):
-            if state is None:
-                at.forgive(outcome.id, outcome.token)
-        at.to_front(
-            [outcome.id for outcome, state in zip(outcomes, states, strict=True) if state is State.READY]
-        )
-        at.tell(states.count(State.READY) + states.count(State.SCHEDULED))
-        return [state is not None for state in states]
-
-    async def renew(
-        self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
-    ) -> list[str]:
-        at, now = await self._enter(lane)
-        at.workers[worker] = now
-        at.leases[worker] = lease_ms
-        lost: list[str] = []
-        for id_, token in held:
-            if id_ in at.leased and at.jobs[id_].token == token:
-                at.leased[id_] = now + lease_ms
-            else:
-                lost.append(id_)
-                at.forgive(id_, token)
-        return lost
-
-    async def sweep(
-        self, lane: Lane, *, lease_ms: int, max_crashes: int, limit: int = PROMOTE_LIMIT, recovery_ms: int = 0
-    ) -> Swept:
-        at, now = await self._enter(lane)
-        return at.sweep(now, lease_ms, max_crashes, limit, recovery_ms)
-
-    async def register(self, lane: Lane, *, worker: str, info: str) -> None:
-        at, now = await self._enter(lane)
-        self._announced.add(lane)
-        at.workers[worker] = now
-
-    async def deregister(self, lane: Lane, *, worker: str) -> None:
-        at, _ = await self._enter(lane)
-        at.bury(worker)
-
-    async def pause(self, lane: Lane, paused: bool) -> None:
-        at, _ = await self._enter(lane)
-        at.paused = paused
-
-    async def result(self, lane: Lane, job_id: str) -> bytes | None:
-        at, now = await self._enter(lane)
-        value, until_ms = at.results.get(job_id, (None, 0))
-        return value if now < until_ms else None
-
-    async def lanes(self) -> list[Lane]:
-        await trio.lowlevel.checkpoint()
-        return sorted(self._announced, key=str)
-
-    async def stats(self, lane: Lane) -> LaneStats:
-        at, _ = await self._enter(lane)
-        return at.stats(str(lane))
-
-    async def peek(self, lane: Lane, state: State, *, count: int) -> list[PeekedJob]:
-        at, _ = await self._enter(lane)
-        return at.peek(state, count)
-
-    async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
-        """Nobody else can reach into this store, so there is nothing that `repair` could do."""
-        at, _ = await self._enter(lane)
-        return AuditReport(stats=at.stats(str(lane)), checked=len(at.jobs), violations=tuple(at.audit()))

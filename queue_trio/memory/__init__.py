@@ -1,0 +1,1 @@
+"""The whole store in memory: the readable model of the queue, for unit tests, examples and simulation."""
