@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from queue_trio.app import Job
+    from queue_trio.core.settings import ClientSettings
+
+OnOutage: TypeAlias = Literal["wait", "fail"]
+OnFull: TypeAlias = Literal["refuse", "wait"]
 
 RESULT_POLL_S: Final = 0.05
 """Between two looks for a result."""
@@ -31,20 +36,59 @@ class JobId(str):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How patient one enqueue is. `fail_fast`: not with an outage. `wait_for_room`: with a full queue, too."""
+
+    timeout_s: float
+    fail_fast: bool
+    wait_for_room: bool
+
+    @classmethod
+    def of(cls, settings: ClientSettings) -> Terms:
+        """What the settings say, for calls that say nothing."""
+        return cls(settings.timeout, settings.on_outage == "fail", settings.on_full == "wait")
+
+    def but(
+        self, timeout: float | None = None, on_outage: OnOutage | None = None, on_full: OnFull | None = None
+    ) -> Terms:
+        """The same, except for what is not None. Raises UsageError."""
+        terms = self
+        if timeout is not None:
+            if not timeout >= 0:
+                raise UsageError(f"timeout={timeout!r}: a timeout is a number of seconds, 0 or more")
+            terms = replace(terms, timeout_s=timeout)
+        if on_outage is not None:
+            _check_choice("on_outage", on_outage, get_args(OnOutage))
+            terms = replace(terms, fail_fast=on_outage == "fail")
+        if on_full is not None:
+            _check_choice("on_full", on_full, get_args(OnFull))
+            terms = replace(terms, wait_for_room=on_full == "wait")
+        return terms
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+
+
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def prepare(job: Job, *, now_ms: int, max_payload: int) -> tuple[Lane, NewJob]:
+def prepare(
+    job: Job, *, now_ms: int, max_payload: int, traceparent: str | None = None
+) -> tuple[Lane, NewJob]:
     """The lane a job goes to and its encoded form. Raises PayloadTooLarge, and UsageError for what is no Job.
 
-    `now_ms`: wall clock, for measurements.
+    `now_ms`: wall clock, for measurements. `traceparent`: W3C trace context of whoever enqueues.
     """
     try:
         chosen = job.chosen
     except AttributeError:
         name = getattr(job, "__name__", "task")
         raise UsageError(f"enqueue takes a job, not {job!r}: {name}.job(...) makes one") from None
+    delay_ms = round(chosen.delay * 1000)
     record = encode_record(
         Record(
             v=RECORD_VERSION,
@@ -52,9 +96,11 @@ def prepare(job: Job, *, now_ms: int, max_payload: int) -> tuple[Lane, NewJob]:
             args=msgspec.Raw(job.arguments),
             priority=chosen.priority,
             enqueued_ms=now_ms,
+            delay_ms=delay_ms,
             timeout_ms=_ms(chosen.timeout),
             max_retries=chosen.max_retries,
             keep_result_ms=_ms(chosen.keep_result),
+            traceparent=traceparent,
             headers=chosen.headers or None,
         )
     )
@@ -64,17 +110,21 @@ def prepare(job: Job, *, now_ms: int, max_payload: int) -> tuple[Lane, NewJob]:
             f"({max_payload}); store the data elsewhere and pass a reference to it"
         )
     return Lane(job.task.queue), NewJob(
-        job.id, record, chosen.priority, round(chosen.delay * 1000), round(chosen.unique_for * 1000)
+        job.id, record, chosen.priority, delay_ms, round(chosen.unique_for * 1000)
     )
 
 
 def prepare_many(
-    jobs: Sequence[Job], *, now_ms: int, max_payload: int
+    jobs: Sequence[Job], *, now_ms: int, max_payload: int, traceparents: Sequence[str] | None = None
 ) -> dict[Lane, tuple[list[int], list[NewJob]]]:
-    """Jobs by lane, with their positions in `jobs`. Raises PayloadTooLarge before anything is sent."""
+    """Jobs by lane, with their positions in `jobs`. Raises PayloadTooLarge before anything is sent.
+
+    `traceparents`: one for each job.
+    """
     by_lane: dict[Lane, tuple[list[int], list[NewJob]]] = {}
     for at, job in enumerate(jobs):
-        lane, new = prepare(job, now_ms=now_ms, max_payload=max_payload)
+        traceparent = None if traceparents is None else traceparents[at]
+        lane, new = prepare(job, now_ms=now_ms, max_payload=max_payload, traceparent=traceparent)
         positions, batch = by_lane.setdefault(lane, ([], []))
         positions.append(at)
         batch.append(new)
@@ -106,6 +156,6 @@ def no_result(job_id: str) -> NoResult:
 def only_some(done: int, total: int, error: Exception) -> OutcomeUnknown:
     """The error for a list of jobs that was queued in part when `error` came."""
     return OutcomeUnknown(
-        f"only the first {done} of {total} jobs are known to be queued: {error}; "
+        f"only {done} of {total} jobs are known to be queued: {error}; "
         "enqueue the same job objects again: their ids keep them from being queued twice"
     )

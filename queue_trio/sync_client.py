@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from queue_trio import foreign_calls
 from queue_trio.errors import UsageError
-from queue_trio.redis.foreign import Foreign, connection_options, run_blocking
-from queue_trio.submission import JobId
+from queue_trio.redis.foreign import Foreign, run_blocking
+from queue_trio.redis.redis_py import connection_options
+from queue_trio.submission import JobId, OnFull, OnOutage, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from queue_trio.app import App, Job
+    from queue_trio.core.limiter import RateLimit
+    from queue_trio.core.permits import Permit
     from queue_trio.redis.endpoint import Endpoint
+    from queue_trio.tracing.spans import Spans
 
 __all__ = ["SyncQueueClient"]
 
@@ -31,15 +35,23 @@ class SyncQueueClient:
     was queued) or OutcomeUnknown: it may have been. Then enqueue the same Job object again: its id keeps it from being
     queued twice while the job exists, and for its `unique_for` after that. ServerRefused is raised at once if Redis
     refuses writes, ServerUnusable if it will never accept them.
+
+    Each enqueue can say otherwise than the settings: `timeout` bounds all of it, in seconds. `on_outage="fail"` raises
+    CircuitOpen (nothing was queued) or OutcomeUnknown as soon as Redis cannot be reached; while it stays away, one call
+    at a time is let through to see whether it is back, the others fail at once. `on_full="wait"` tries again while a
+    queue is at `client.max_length`, and raises QueueFull when time is up.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._settings = app.settings.client
+        self._terms = Terms.of(self._settings)
         self._open: Foreign | None = None
+        self._spans: Spans | None = None
         self._owner = 0
 
     def __enter__(self) -> Self:
+        self._spans = self._app.spans
         self._start()
         return self
 
@@ -71,17 +83,43 @@ class SyncQueueClient:
         """Check that Redis can be used, now and without waiting. Raises InfrastructureError with the reason."""
         run_blocking(self._foreign.check())
 
-    def enqueue(self, job: Job) -> JobId:
+    def enqueue(
+        self,
+        job: Job,
+        *,
+        timeout: float | None = None,
+        on_outage: OnOutage | None = None,
+        on_full: OnFull | None = None,
+    ) -> JobId:
         """Queue one job; concurrent threads share round trips. Raises QueueFull, PayloadTooLarge, see the class."""
-        return self.enqueue_many((job,))[0]
+        return self.enqueue_many((job,), timeout=timeout, on_outage=on_outage, on_full=on_full)[0]
 
-    def enqueue_many(self, jobs: Sequence[Job]) -> list[JobId]:
+    def enqueue_many(
+        self,
+        jobs: Sequence[Job],
+        *,
+        timeout: float | None = None,
+        on_outage: OnOutage | None = None,
+        on_full: OnFull | None = None,
+    ) -> list[JobId]:
         """Queue many jobs in few round trips; one id each, in order. Raises as `enqueue`.
 
         Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
-        what is queued already stays as it is.
+        what is queued already stays as it is. Waiting for room goes on with what was refused; within each queue the
+        order is kept.
         """
-        return run_blocking(foreign_calls.enqueue_many(self._foreign, jobs, self._settings))
+        terms = self._terms.but(timeout, on_outage, on_full)
+        return run_blocking(
+            foreign_calls.enqueue_many(self._foreign, jobs, self._settings, terms, self._spans)
+        )
+
+    def acquire(self, limit: RateLimit, count: int = 1, *, wait: float | None = None) -> Permit:
+        """Wait for `count` permits of a rate limit, which all processes share. `wait`: seconds, by default for ever.
+
+        Raises DeadlineExceeded when they cannot be had within `wait`. While Redis is away, `limit.when_down` decides;
+        waiting for it ends with DeadlineExceeded after `client.timeout` seconds.
+        """
+        return run_blocking(foreign_calls.acquire(self._foreign, limit, count, wait, self._settings.timeout))
 
     def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
         """What the task returned, as JSON values, if it keeps results (`keep_result`). `wait`: seconds to wait for it.

@@ -21,7 +21,7 @@ import trustme
 from pydantic import SecretStr
 
 from queue_trio import App, Job, JobId, Settings, sync_client
-from queue_trio.core.job import Lane
+from queue_trio.core.job import Lane, decode_record
 from queue_trio.core.settings import ClientSettings, RedisSettings
 from queue_trio.errors import (
     DeadlineExceeded,
@@ -59,11 +59,11 @@ class Awaitably:
     def __init__(self, client: SyncQueueClient) -> None:
         self.client = client
 
-    async def enqueue(self, job: Job) -> JobId:
-        return self.client.enqueue(job)
+    async def enqueue(self, job: Job, **terms: Any) -> JobId:
+        return self.client.enqueue(job, **terms)
 
-    async def enqueue_many(self, jobs: Sequence[Job]) -> list[JobId]:
-        return self.client.enqueue_many(jobs)
+    async def enqueue_many(self, jobs: Sequence[Job], **terms: Any) -> list[JobId]:
+        return self.client.enqueue_many(jobs, **terms)
 
     async def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
         return self.client.result(job_id, queue=queue, wait=wait)
@@ -185,6 +185,11 @@ async def test_priority_delay_and_unique_reach_redis(kind: str, redis_url: str, 
     assert server.lrange(keys["ready:critical"], 0, -1) == ["urgent"]
     assert server.zrange(keys["scheduled"], 0, -1) == ["3:later"]
     assert server.zrange(keys["unique"], 0, -1) == ["later"]
+    records = {
+        job_id: decode_record(str(server.hget(keys["job"], job_id)).encode())
+        for job_id in ("urgent", "later")
+    }
+    assert {job_id: record.delay_ms for job_id, record in records.items()} == {"urgent": 0, "later": 60_000}
     assert server.smembers("qt:lanes") == {"default.0"}
 
 

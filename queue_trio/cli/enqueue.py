@@ -67,6 +67,12 @@ def enqueue(
     delay: Annotated[float | None, typer.Option(metavar="S", help="Seconds until it may run.")] = None,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds it may run.")] = None,
     max_retries: Annotated[int | None, typer.Option(metavar="N", help="How often it is run again.")] = None,
+    wait_if_full: Annotated[
+        bool,
+        typer.Option(
+            "--wait-if-full", help="Wait for room in a full queue, for up to client.timeout seconds a batch."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each job.")] = False,
 ) -> int:
     """Queue one job, or those that standard input describes.
@@ -89,7 +95,8 @@ def enqueue(
         raise UsageError("name a task, or use --stdin")
     if not from_stdin and skip_bad:
         raise UsageError("--skip-bad goes with --stdin")
-    app = open_app(ctx, target)
+    # Without it, as the settings say: QUEUE_TRIO_CLIENT__ON_FULL.
+    app = open_app(ctx, target, {"client.on_full": "wait" if wait_if_full else None})
     configure_logs(app.settings)
 
     import trio

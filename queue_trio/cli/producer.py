@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from queue_trio.app import App
     from queue_trio.client import QueueClient
     from queue_trio.core.settings import LogSettings
+    from queue_trio.ops.http import HttpServer
     from queue_trio.runtime.producer import Producer, ProducerCounts
+    from queue_trio.runtime.worker import Worker
 
 REDRAW_S: Final = 0.2
 LINE_S: Final = 5.0
@@ -55,6 +58,10 @@ Priorities = Annotated[
         "--priority", metavar="EXT=NAME", help="Priority by extension, such as .py=high. Several times."
     ),
 ]
+Rate = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Enqueue N files a second at most; by default as fast as it goes."),
+]
 
 
 def register(cli: typer.Typer) -> None:
@@ -74,6 +81,7 @@ def producer(
     include: Include = None,
     exclude: Exclude = None,
     priority: Priorities = None,
+    rate: Rate = None,
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object.")] = False,
 ) -> int:
     """Enqueue one job for every file of a folder; one that has not changed since the last time is not enqueued again.
@@ -84,7 +92,7 @@ def producer(
 
     import trio
 
-    run = _Run(app, task, folder, watch=watch)
+    run = _Run(app, task, folder, watch=watch, rate=rate)
     trio.run(run.produce)
     counts = run.counts
     if as_json:
@@ -103,6 +111,7 @@ def produce_and_work(
     include: Include = None,
     exclude: Exclude = None,
     priority: Priorities = None,
+    rate: Rate = None,
 ) -> int:
     """A producer and a worker in one process, until SIGTERM or Ctrl-C; a second one cancels what still runs.
 
@@ -112,8 +121,12 @@ def produce_and_work(
 
     import trio
 
-    run = _Run(app, task, folder, watch=watch)
-    trio.run(run.produce_and_work)
+    from queue_trio.ops.service import open_http
+    from queue_trio.runtime.worker import Worker
+
+    run = _Run(app, task, folder, watch=watch, rate=rate)
+    worker = Worker(app)
+    trio.run(run.produce_and_work, worker, open_http(worker))
     write(_summary(run.counts))
     return EXIT_OK
 
@@ -139,11 +152,14 @@ def _flags(
 class _Run:
     """One run of either command. `stopped`: by a signal."""
 
-    def __init__(self, app: App, task: str, folder: Path, *, watch: bool) -> None:
+    def __init__(self, app: App, task: str, folder: Path, *, watch: bool, rate: float | None) -> None:
         from queue_trio.cli.tasks import find_task
         from queue_trio.runtime.producer import ProducerCounts
 
+        if rate is not None and not 0.001 <= rate < math.inf:
+            raise UsageError(f"--rate {rate:g}: give files per second, 0.001 or more")
         self._app = app
+        self._rate = rate
         self._task = find_task(app, task)
         self._folder = folder
         self._watch = watch
@@ -165,15 +181,14 @@ class _Run:
                     await (producer.watch() if self._watch else producer.scan())
                     nursery.cancel_scope.cancel()
 
-    async def produce_and_work(self) -> None:
+    async def produce_and_work(self, worker: Worker, http: HttpServer | None) -> None:
         """The producer and a worker: one nursery, one way to end."""
         import trio
 
-        from queue_trio.runtime.worker import Worker
+        from queue_trio.ops.service import run_service
 
         async with self._app.client() as client:
             producer = self._producer(client)
-            worker = Worker(self._app)
             with _progress(self._app.settings.log, self.counts) as show:
                 async with trio.open_nursery() as nursery:
                     producing = trio.CancelScope()
@@ -189,13 +204,14 @@ class _Run:
                     await nursery.start(self._watch_signals, stop, worker.cancel)
                     nursery.start_soon(show)
                     nursery.start_soon(produce)
-                    await worker.run()
+                    await run_service(worker, http)
                     nursery.cancel_scope.cancel()
 
     def _producer(self, client: QueueClient) -> Producer:
         from queue_trio.runtime.producer import Producer
 
-        producer = Producer(self._task, self._folder, client, self._app.settings.producer)
+        settings = self._app.settings.producer
+        producer = Producer(self._task, self._folder, client, settings, rate=self._rate)
         self.counts = producer.counts
         return producer
 

@@ -8,6 +8,8 @@ call that takes long. Knows no key and no job.
 from __future__ import annotations
 
 import random
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,21 +20,26 @@ from queue_trio.core.backoff import Backoff
 from queue_trio.core.breaker import Breaker, State, Transition
 from queue_trio.errors import (
     CircuitOpen,
+    Indeterminate,
     InfrastructureError,
+    NotSent,
     ServerError,
     ServerNotReady,
     ServerRefused,
     TransportError,
     UsageError,
 )
-from queue_trio.redis.connection import Argument, Connection, pack_command
+from queue_trio.redis.connection import Argument, pack_command
 from queue_trio.redis.endpoint import FixedResolver, parse_url
-from queue_trio.redis.server import check_server
+from queue_trio.redis.error_replies import error_kind
+from queue_trio.redis.outage import News, Outage
+from queue_trio.redis.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from queue_trio.core.settings import RedisSettings
+    from queue_trio.redis.connection import Connection
     from queue_trio.redis.endpoint import Resolver
     from queue_trio.redis.scripts import Script
 
@@ -40,14 +47,10 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-CLOSE_TIMEOUT_S = 0.1
-"""For saying goodbye on all connections together, which only TLS does; then they are closed without."""
-
 GOODBYE_S = 0.25
 """For a last command before closing."""
 
-IDLE_CHECK_S = 1.0
-"""A connection idle for longer is looked at before use: the server may have closed it meanwhile."""
+NEVER_REACHED = "waiting for it; redis.url or QUEUE_TRIO_REDIS__URL says where"
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class Call:
     script: Script
     keys: tuple[str, ...]
     args: Sequence[Any]
+    on_trouble: Callable[[CircuitOpen], None] | None = None
+    """Hears of every try that failed; the call itself goes on. For impatient callers who share it with patient ones."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -80,16 +85,14 @@ class Client:
         wait_when_refused: bool = False,
         rng: random.Random | None = None,
     ) -> None:
-        self._resolver = resolver
         self._settings = settings
-        self._name = name
+        self._pool = Pool(resolver, settings, name=name)
+        self._limit = self._pool.limit
         self._wait_when_refused = wait_when_refused
         self._rng = rng or random.Random()
         self._backoff = Backoff(base=settings.backoff_base, cap=settings.backoff_cap)
-        self._idle: list[tuple[Connection, float]] = []
-        self._limit = trio.CapacityLimiter(settings.max_connections)
-        self._closed = False
-        self._down_since: float | None = None
+        self._outage = Outage(self._rng, wait_s=settings.breaker_open_wait)
+        self._impatient: set[trio.lowlevel.Task] = set()
         self.breaker = Breaker(
             self._rng,
             window=settings.breaker_window,
@@ -98,7 +101,8 @@ class Client:
             open_wait=settings.breaker_open_wait,
             on_change=self._breaker_changed,
         )
-        self.connects = 0
+        self.errors: Counter[str] = Counter()
+        """Failures so far, by `error_kind`. What an open breaker refuses is not among them: nothing was tried."""
 
     @classmethod
     def from_settings(cls, settings: RedisSettings, *, name: str, wait_when_refused: bool = False) -> Client:
@@ -115,21 +119,26 @@ class Client:
     @property
     def down_since(self) -> float | None:
         """Since when (Trio's clock) nothing gets through, or None."""
-        return self._down_since
+        return self._outage.since
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing gets through, or None."""
+        return None if self._outage.since is None else self._outage.reason
+
+    @property
+    def connects(self) -> int:
+        """Connections made so far."""
+        return self._pool.connects
+
+    @property
+    def reconnects(self) -> int:
+        """Connections made so far in place of ones that broke."""
+        return self._pool.reconnects
 
     async def aclose(self) -> None:
         """Close every connection. Idempotent; cancelled, it closes them all the same."""
-        self._closed = True
-        connections = [connection for connection, _ in self._idle]
-        self._idle.clear()
-        try:
-            with trio.move_on_after(CLOSE_TIMEOUT_S):
-                async with trio.open_nursery() as nursery:
-                    for connection in connections:
-                        nursery.start_soon(connection.aclose)
-        finally:
-            for connection in connections:
-                connection.abort()
+        await self._pool.aclose()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +156,7 @@ class Client:
                 raise reply
             return reply
 
-        return await self._until_answered(attempt)
+        return await self._until_answered(attempt, call.on_trouble)
 
     async def ask(self, *command: Argument) -> Any:
         """One plain command that may be sent twice, sent until it is answered. Bound it with a cancel scope."""
@@ -182,7 +191,7 @@ class Client:
 
         Bounded by GOODBYE_S, also when cancelled. Raises NotSent, Indeterminate or a ServerError.
         """
-        if commands and self._idle:
+        if commands and self._pool.idle:
             payload = b"".join(map(pack_command, commands))
             with trio.CancelScope(shield=True, relative_deadline=GOODBYE_S):
                 await self._exchange(lambda: payload, len(commands))
@@ -191,27 +200,83 @@ class Client:
         """Reach the server once, or raise the reason why not. For one-shot commands, which fail at once."""
         await self.command("PING")
 
-    async def _until_answered(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def probe(self, timeout_s: float) -> None:
+        """One PING, answered within `timeout_s`, waiting for a connection included. For readiness.
+
+        Raises CircuitOpen, NotSent, Indeterminate or a ServerError.
+        """
+        sent = False
+
+        def payload() -> bytes:
+            nonlocal sent
+            sent = True
+            return pack_command(("PING",))
+
+        with trio.move_on_after(timeout_s):
+            (reply,) = await self._exchange(payload, 1)
+            if isinstance(reply, ServerError):
+                raise reply
+            return
+        if sent:
+            raise Indeterminate(f"no reply to PING within {timeout_s:g} s")
+        raise NotSent(f"no connection within {timeout_s:g} s")
+
+    # --- outages ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def fail_fast(self) -> Iterator[None]:
+        """Within this block, calls of the present task raise CircuitOpen at their first failure instead of waiting.
+
+        Raises CircuitOpen at once while Redis is known to be out of reach, unless it is time for somebody to see
+        whether it is back. A call that others share (`Call.on_trouble`) is not ended: it goes on for them.
+        """
+        task = trio.lowlevel.current_task()
+        if task in self._impatient:
+            yield
+            return
+        self._outage.enter(trio.current_time())
+        self._impatient.add(task)
+        try:
+            yield
+        finally:
+            self._impatient.discard(task)
+            self._outage.leave()
+
+    @property
+    def failing_fast(self) -> bool:
+        """Whether the present task is within `fail_fast`."""
+        return bool(self._impatient) and trio.lowlevel.current_task() in self._impatient
+
+    async def _until_answered(
+        self, attempt: Callable[[], Awaitable[T]], on_trouble: Callable[[CircuitOpen], None] | None = None
+    ) -> T:
         """Try, wait, try again. This loop is the whole of what an outage is to everything above."""
         failures = 0
-        while True:
-            try:
-                reply = await attempt()
-            except CircuitOpen as error:
-                await trio.sleep(error.retry_after)
-                continue
-            except (TransportError, ServerNotReady) as error:
-                self._failing(error)
-            except ServerRefused as error:
-                if not self._wait_when_refused:
-                    raise
-                self._failing(error)
-            else:
-                if self._down_since is not None:
-                    self._recovered()
-                return reply
-            await trio.sleep(self._backoff.delay(failures, self._rng))
-            failures += 1
+        joined = False
+        try:
+            while True:
+                try:
+                    reply = await attempt()
+                except CircuitOpen as error:
+                    wait_s = error.retry_after
+                    self._failing(error, on_trouble)
+                except (TransportError, ServerNotReady, ServerRefused) as error:
+                    if isinstance(error, ServerRefused) and not self._wait_when_refused:
+                        raise
+                    wait_s = self._backoff.delay(failures, self._rng)
+                    failures += 1
+                    self._failing(error, on_trouble)
+                else:
+                    if self._outage.since is not None:
+                        self._recovered()
+                    return reply
+                if not joined and not self.failing_fast:
+                    joined = True
+                    self._outage.join()
+                await trio.sleep(wait_s)
+        finally:
+            if joined:
+                self._outage.leave()
 
     async def _exchange(
         self, payload: Callable[[], bytes], replies: int, wait_s: float = 0.0, *, call: Call | None = None
@@ -220,7 +285,8 @@ class Client:
 
         `payload` is asked for once there is a connection: until then an enqueuer may take jobs out of its call.
         """
-        if self._closed:
+        pool = self._pool
+        if pool.closed:
             raise UsageError("this client is closed")
         # Without blocking where possible: each checkpoint costs a turn of the event loop.
         try:
@@ -229,8 +295,9 @@ class Client:
             await self._limit.acquire()
         try:
             permit = self.breaker.acquire(trio.current_time())
+            connection = None
             try:
-                connection = self._idle_connection() or await self._open_connection()
+                connection = pool.take_idle() or await pool.open()
                 packed = payload()
                 sent_before = call is not None and call.maybe_sent
                 if call is not None:
@@ -239,12 +306,16 @@ class Client:
                 received = await connection.exchange(packed, replies, wait_s + self._settings.read_timeout)
                 if call is not None:
                     call.maybe_sent = sent_before  # this attempt has its answer, be it an error
-            except TransportError:
+            except TransportError as error:
                 permit.failure(trio.current_time())
-                self._drop_idle()
+                self.errors[error_kind(error)] += 1
+                self._outage.reason = str(error)
+                pool.lost += connection is not None
+                pool.drop_idle()
                 raise
-            except ServerError:
+            except ServerError as error:
                 permit.success(trio.current_time())  # it answered the handshake, if only to refuse
+                self.errors[error_kind(error)] += 1
                 raise
             except BaseException:
                 permit.cancelled(trio.current_time())
@@ -256,60 +327,42 @@ class Client:
         finally:
             self._limit.release()
 
-    # --- connections -----------------------------------------------------------------------------------------------
-
-    def _idle_connection(self) -> Connection | None:
-        while self._idle:
-            connection, used = self._idle.pop()
-            if trio.current_time() - used < IDLE_CHECK_S or not connection.stale():
-                return connection
-            connection.abort()
-        return None
-
-    def _drop_idle(self) -> None:
-        # What ended one connection has probably ended all. A connection that is silently dead (behind a firewall that
-        # forgot it) looks well, and finding out costs a read timeout: nobody should pay that for each one in turn.
-        for connection, _ in self._idle:
-            connection.abort()
-        self._idle.clear()
-
-    async def _open_connection(self) -> Connection:
-        endpoint = await self._resolver.resolve()
-        timeout_s = self._settings.read_timeout
-        connection = await Connection.open(
-            endpoint,
-            connect_timeout=self._settings.connect_timeout,
-            read_timeout=timeout_s,
-            client_name=self._name,
-        )
-        try:
-            await check_server(connection, endpoint, timeout_s=timeout_s)
-        except BaseException:
-            connection.abort()
-            raise
-        self.connects += 1
-        return connection
-
     def _give_back(self, connection: Connection, received: list[Any], now: float) -> None:
-        # READONLY: it is a replica now. Whoever is primary is found by resolving the endpoint again.
-        demoted = any(type(reply) is ServerNotReady and reply.code == "READONLY" for reply in received)
-        if demoted or self._closed:
-            connection.abort()
-        else:
-            self._idle.append((connection, now))
+        for reply in received:
+            # A script's first time brings NOSCRIPT, and is no failure.
+            if isinstance(reply, ServerError) and reply.code != "NOSCRIPT":
+                self.errors[error_kind(reply)] += 1
+                if reply.code == "READONLY":
+                    # It is a replica now. Whoever is primary is found by resolving the endpoint again.
+                    connection.abort()
+                    self._pool.lost += 1
+                    return
+        self._pool.give_back(connection, now)
 
-    # --- what people are told --------------------------------------------------------------------------------------
+    # --- what is told ----------------------------------------------------------------------------------------------
 
-    def _failing(self, error: InfrastructureError) -> None:
-        # Once per outage: every further failure of the same outage says nothing new.
-        if self._down_since is None:
-            self._down_since = trio.current_time()
-            log.warning("redis.unavailable", reason=str(error), kind=type(error).__name__)
+    def _failing(self, error: InfrastructureError, on_trouble: Callable[[CircuitOpen], None] | None) -> None:
+        """Note a failed try, and tell those who will not wait for the next one."""
+        outage, now = self._outage, trio.current_time()
+        news = outage.failing(error, now)
+        # A line when it begins and one a minute: every further failure of the same outage says nothing new.
+        if news is News.BEGUN:
+            hint = {} if self.connects else {"hint": NEVER_REACHED}
+            log.warning("redis.unavailable", reason=outage.reason, kind=error_kind(error), **hint)
+        elif news is News.STILL:
+            for_s = round(outage.for_s(now), 1)
+            log.warning("redis.still_unavailable", for_s=for_s, reason=outage.reason, kind=error_kind(error))
+        if on_trouble is not None:
+            trouble = outage.error(now)
+            trouble.__cause__ = error
+            on_trouble(trouble)
+        elif self.failing_fast:
+            raise outage.error(now) from error
 
     def _recovered(self) -> None:
-        if self._down_since is not None:
-            log.info("redis.back", after_s=round(trio.current_time() - self._down_since, 3))
-            self._down_since = None
+        if self._outage.since is not None:
+            log.info("redis.back", after_s=round(self._outage.for_s(trio.current_time()), 3))
+            self._outage.over()
 
     def _breaker_changed(self, change: Transition) -> None:
         level = log.warning if change.new is State.OPEN and change.old is State.CLOSED else log.debug

@@ -1,7 +1,7 @@
 """One RESP connection over one Trio stream: commands out, as many replies back, or an error that says which it was.
 
-It knows the wire, the handshake, and what an error reply means. It does not know retries, pools, breakers, keys or
-scripts; it has no clock but Trio's, and it never logs.
+It knows the wire and the handshake. It does not know retries, pools, breakers, keys or scripts; it has no clock but
+Trio's, and it never logs.
 
 Everything here serves one rule: a reply is read by the caller who asked for it, or by nobody. So whatever ends an
 exchange early (a timeout, a cancellation, a broken stream, bytes that are not RESP) closes the connection before
@@ -33,10 +33,10 @@ from queue_trio.errors import (
     ProtocolError,
     ServerError,
     ServerNotReady,
-    ServerRefused,
     ServerUnusable,
 )
 from queue_trio.redis.endpoint import Endpoint
+from queue_trio.redis.error_replies import error_from_reply
 
 Argument: TypeAlias = str | bytes | int | float
 Reply: TypeAlias = bool | int | float | bytes | list[Any] | dict[Any, Any] | None
@@ -48,38 +48,6 @@ pack_command = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_comm
 _RECEIVE_SIZE = 65536
 _CLOSE_TIMEOUT_S = 1.0
 _MORE = object()
-
-# --- error replies ---------------------------------------------------------------------------------------------------
-
-_CLASS_OF_CODE: dict[str, type[ServerError]] = {
-    **dict.fromkeys(
-        ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "UNKILLABLE"), ServerNotReady
-    ),
-    **dict.fromkeys(("OOM", "MISCONF", "NOREPLICAS"), ServerRefused),
-    **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"), ServerUnusable),
-}
-# Redis 7 and Valkey put the code of a command that failed in a script first. Redis 6.2 puts it last, after
-# `ERR Error running script (call to f_<sha>): @user_script:3: @user_script: 3: -`, or after the second half of that
-# where the script returned what `redis.pcall` gave it.
-_CODE = re.compile(
-    r"(?:(?:ERR Error running script \(call to \w+\): )?(?:@user_script: ?\d+: )+(?=-?[A-Z]{2}[A-Z0-9_]* ))?-?(\S+)"
-)
-_DENIED_IN_SCRIPT = re.compile(r".{0,120}(?:ACL failure in script|The user executing the script can't )")
-
-
-def error_from_reply(text: str) -> ServerError:
-    """The error of ours for an error reply's text. Its `code` is the first word, or that of the command that failed
-    inside a script; codes not known to be a state of the server make a plain `ServerError`.
-    """
-    found = _CODE.match(text)
-    code = found[1] if found else "ERR"
-    if code == "ERR" or code.startswith("@"):
-        # Reached its limit of clients; or an operator ended the script, which Redis allows only before its first write.
-        if text.startswith("ERR max number of clients") or "Script killed by user" in text:
-            return ServerNotReady("ERR", text)
-        code = "NOPERM" if _DENIED_IN_SCRIPT.match(text) else "ERR"
-    return _CLASS_OF_CODE.get(code, ServerError)(code, text)
-
 
 # --- the connection --------------------------------------------------------------------------------------------------
 
@@ -108,6 +76,7 @@ class Connection:
         self.server = ServerInfo()
         self._stream = stream
         self._close_now = _closers(stream)
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._open = True
         self._busy = False
         self._reader = hiredis.Reader(replyError=error_from_reply, notEnoughData=_MORE)
@@ -192,7 +161,7 @@ class Connection:
         received = None
         try:
             with trio.CancelScope(relative_deadline=timeout):
-                await self._stream.send_all(payload)
+                await self._send(payload)
                 received = await self._receive(replies)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise Indeterminate(
@@ -205,6 +174,22 @@ class Connection:
         if received is None:
             raise Indeterminate(f"no reply from {self.name} within {timeout:g} s")
         return received
+
+    async def _send(self, payload: bytes) -> None:
+        if self._socket is None:
+            await self._stream.send_all(payload)
+            return
+        # Trio's own send gives way to other tasks even where the kernel takes everything at once, and that costs a turn
+        # of the event loop for every command. Waiting for the reply gives way to them anyway.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            sent = os.write(self._socket.fileno(), payload)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+        if sent < len(payload):
+            await self._stream.send_all(memoryview(payload)[sent:])
 
     async def _receive(self, replies: int) -> list[Any]:
         received: list[Any] = []

@@ -35,16 +35,24 @@ def answers(reply: bytes) -> list[Enqueued]:
     return [_ANSWERS[letter] for letter in reply]
 
 
+def piece_end(jobs: Sequence[NewJob], start: int, count_max: int = MAX_BATCH) -> int:
+    """Where a piece that begins at `start` ends, so that it is small enough for one call, by number and by bytes."""
+    end = min(len(jobs), start + count_max)
+    size = 0
+    for at in range(start, end):
+        size += len(jobs[at].record)
+        if size > MAX_CALL_BYTES and at > start:
+            return at
+    return end
+
+
 def split(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Pieces small enough for one call each, by number and by bytes."""
-    start, size = 0, 0
-    for at, job in enumerate(jobs):
-        if at > start and (at - start == MAX_BATCH or size + len(job.record) > MAX_CALL_BYTES):
-            yield jobs[start:at]
-            start, size = at, 0
-        size += len(job.record)
-    if start < len(jobs):
-        yield jobs[start:]
+    """Pieces small enough for one call each."""
+    start = 0
+    while start < len(jobs):
+        end = piece_end(jobs, start)
+        yield jobs[start:end]
+        start = end
 
 
 def twin(error: QueueTrioError) -> QueueTrioError:

@@ -2,6 +2,9 @@
 
 Whoever finds the session free sends what all callers have brought meanwhile. There is no background task: the sending
 is done by one of those who wait, and handed to the next if that one is cancelled or out of time.
+
+Those who will not wait for the end of an outage (`Client.fail_fast`) share calls with those who do: at the first
+failure their time is over, and the call goes on for the others.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from queue_trio.core.store import MAX_BATCH
-from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, QueueTrioError, ServerError
+from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, QueueTrioError, ServerError
 from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 class _Part:
     """What one caller brought, and what became of it."""
 
-    __slots__ = ("abandoned", "answers", "error", "jobs", "size")
+    __slots__ = ("abandoned", "answers", "error", "impatience", "jobs", "size", "trouble")
 
     def __init__(self, jobs: Sequence[NewJob]) -> None:
         self.jobs = jobs
@@ -34,6 +37,10 @@ class _Part:
         self.abandoned = False
         self.answers: list[Enqueued] = []
         self.error: QueueTrioError | None = None
+        self.impatience: trio.CancelScope | None = None
+        """Of a caller who does not wait for the end of an outage: what ends its waiting."""
+        self.trouble: CircuitOpen | None = None
+        """Why it was ended."""
 
     @property
     def settled(self) -> bool:
@@ -45,6 +52,7 @@ class Enqueuer:
 
     def __init__(self, session: Session, script: Script, keys: tuple[str, ...], max_length: int) -> None:
         self._session = session
+        session.on_trouble = self._end_impatience
         self._script = script
         self._keys = keys
         self._max_length = max_length
@@ -53,11 +61,16 @@ class Enqueuer:
         self._under_way: list[_Part] = []
 
     async def enqueue(self, jobs: Sequence[NewJob], timeout_s: float) -> list[Enqueued]:
-        """At most MAX_BATCH jobs. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered."""
+        """At most MAX_BATCH jobs. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered.
+
+        Within `Client.fail_fast` also CircuitOpen: nothing was queued.
+        """
         part = _Part(jobs)
         self._waiting.append(part)
         try:
-            with trio.move_on_after(max(0.0, timeout_s)):
+            with trio.move_on_after(max(0.0, timeout_s)) as scope:
+                if self._session.client.failing_fast:
+                    part.impatience = scope
                 await self._take_turn()
                 try:
                     while not part.settled:
@@ -72,11 +85,16 @@ class Enqueuer:
         if part.settled:
             return part.answers
         if part.abandoned:
+            what = f"no answer within {timeout_s:g} s" if part.trouble is None else str(part.trouble)
             raise OutcomeUnknown(
-                f"no answer within {timeout_s:g} s, and the job may or may not be queued; "
+                f"{what}, and the job may or may not be queued; "
                 "enqueue the same job object again to be sure: its id keeps it from being queued twice"
-            )
-        raise DeadlineExceeded(f"Redis could not be reached within {timeout_s:g} s; nothing was queued")
+            ) from part.trouble
+        if part.trouble is not None:
+            raise twin(part.trouble) from part.trouble.__cause__
+        reason = self._session.client.reason
+        why = "" if reason is None else f" ({reason})"
+        raise DeadlineExceeded(f"Redis could not be reached within {timeout_s:g} s{why}; nothing was queued")
 
     async def _take_turn(self) -> None:
         # Without blocking where possible: a checkpoint costs a turn of the event loop, and nobody else may be here.
@@ -84,6 +102,12 @@ class Enqueuer:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
             await self._turn.acquire()
+
+    def _end_impatience(self, trouble: CircuitOpen) -> None:
+        for part in (*self._under_way, *self._waiting):
+            if part.impatience is not None and not part.settled:
+                part.trouble = trouble
+                part.impatience.cancel()
 
     def _withdraw(self, part: _Part) -> None:
         """Take back what has not left this process. What has may happen, and can only be given up."""

@@ -10,37 +10,38 @@ That an enqueue happens once is `foreign_stream`'s part.
 from __future__ import annotations
 
 import random
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from queue_trio.core.backoff import Backoff
+from queue_trio.core.breaker import Breaker
 from queue_trio.errors import (
+    CircuitOpen,
     DeadlineExceeded,
     Indeterminate,
     InfrastructureError,
     InternalError,
     NotSent,
-    ProtocolError,
     ServerError,
     ServerNotReady,
-    ServerRefused,
     ServerUnusable,
     TransportError,
     UsageError,
 )
-from queue_trio.redis.connection import error_from_reply, explained, pack_command
-from queue_trio.redis.endpoint import Endpoint, parse_url
-from queue_trio.redis.enqueue_call import split
+from queue_trio.redis.connection import explained, pack_command
 from queue_trio.redis.foreign_stream import Stream
 from queue_trio.redis.keys import LaneKeys, lanes_key
+from queue_trio.redis.outage import Outage
+from queue_trio.redis.redis_py import endpoint_from, translate
 from queue_trio.redis.server import judge, parse_info
-from queue_trio.submission import only_some
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from queue_trio.core.job import Enqueued, Lane, NewJob
     from queue_trio.core.settings import RedisSettings
+    from queue_trio.redis.endpoint import Endpoint
 
 T = TypeVar("T")
 
@@ -94,78 +95,15 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     raise InternalError("a blocking client tried to suspend")
 
 
-# --- redis-py's connections and errors -----------------------------------------------------------------------------
-
-
-def endpoint_from(settings: RedisSettings) -> Endpoint:
-    """The server that the settings name. Raises ConfigError, also for TLS files that cannot be loaded."""
-    endpoint = parse_url(
-        settings.url.get_secret_value(),
-        tls_ca_file=settings.tls_ca_file,
-        tls_cert_file=settings.tls_cert_file,
-        tls_key_file=settings.tls_key_file,
-        tls_verify=None if settings.tls_verify else False,
-    )
-    if endpoint.tls:
-        endpoint.ssl_context()
-    return endpoint
-
-
-def connection_options(endpoint: Endpoint, connect_timeout_s: float, read_timeout_s: float) -> dict[str, Any]:
-    """What redis-py's connection classes are made with: an address and timeouts.
-
-    Everything that redis-py would do by itself is off (retries, health checks, naming the library, maintenance
-    notifications), and so is its handshake: `Foreign` logs in, so that a refusal reads the same in all clients.
-    """
-    from redis.backoff import NoBackoff
-    from redis.maint_notifications import MaintNotificationsConfig
-    from redis.retry import Retry
-
-    options: dict[str, Any] = {
-        "socket_timeout": read_timeout_s,
-        "socket_connect_timeout": connect_timeout_s,
-        "retry": Retry(NoBackoff(), retries=0),
-        "driver_info": None,
-        "protocol": 2,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-    }
-    if endpoint.path is not None:
-        return options | {"path": endpoint.path}
-    options |= {"host": endpoint.host, "port": endpoint.port}
-    if endpoint.tls:
-        options |= {
-            "ssl_ca_certs": endpoint.tls_ca_file,
-            "ssl_certfile": endpoint.tls_cert_file,
-            "ssl_keyfile": endpoint.tls_key_file,
-            "ssl_cert_reqs": "required" if endpoint.tls_verify else "none",
-            "ssl_check_hostname": endpoint.tls_verify,
-        }
-    return options
-
-
-def translate(error: Exception, display: str, *, connecting: bool = False) -> InfrastructureError:
-    """Our error for one of redis-py's, or for an OSError below it.
-
-    redis-py takes the code off the replies it knows and keeps it as `status_code`; together they are the reply again.
-    """
-    from redis.exceptions import InvalidResponse, RedisError, ResponseError
-
-    code = getattr(error, "status_code", None)
-    if isinstance(error, RedisError) and (code or isinstance(error, ResponseError)):
-        return error_from_reply(f"{code} {error}" if code else str(error))
-    reason = str(error) or type(error).__name__
-    if connecting:
-        return NotSent(f"cannot connect to {display}: {reason}")
-    if isinstance(error, InvalidResponse):
-        return ProtocolError(f"{display} does not speak RESP: {reason}")
-    return Indeterminate(f"no reply from {display}: {reason}")
-
-
 # --- one Redis -----------------------------------------------------------------------------------------------------
 
 
 class _Step(Protocol):
     async def __call__(self, wire: Wire, timeout_s: float, /) -> Any: ...
+
+
+class _OutOfTime(NotSent):
+    """The caller's time is over before anything was tried: says nothing about the server."""
 
 
 class Foreign:
@@ -181,37 +119,73 @@ class Foreign:
         self._rng = random.Random()
         self._limit = port.lock(settings.max_connections)
         self._idle: list[Wire] = []
-        self._streams: dict[tuple[Lane, int], Stream] = {}
+        self._streams: dict[tuple[Lane, int, bool], Stream] = {}
+        self._announced: set[Lane] = set()
         self._closed = False
+        self._breaker = Breaker(
+            self._rng,
+            window=settings.breaker_window,
+            min_samples=settings.breaker_min_samples,
+            failure_ratio=settings.breaker_failure_ratio,
+            open_wait=settings.breaker_open_wait,
+        )
+        self.outage = Outage(self._rng, wait_s=settings.breaker_open_wait)
+        self._guard = threading.Lock()
+        """Around the breaker and the outage. Never held while waiting."""
 
     async def enqueue(
-        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int, deadline: float
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        *,
+        max_length: int,
+        deadline: float,
+        fail_fast: bool = False,
     ) -> list[Enqueued]:
-        """As `Store.enqueue`, until `deadline` on the port's clock."""
-        stream = self._streams.get((lane, max_length))
+        """As `Store.enqueue`, until `deadline` on the port's clock; `jobs` is one piece of `enqueue_call.split`.
+
+        `fail_fast`: raises CircuitOpen (nothing was queued) or OutcomeUnknown instead of waiting for an outage's end.
+        """
+        # Impatient callers have a stream of their own: the one who sends for all of them gives up as they would.
+        key = (lane, max_length, fail_fast)
+        stream = self._streams.get(key)
         if stream is None:
             # setdefault, because threads may come here together: only one stream may win.
-            stream = self._streams.setdefault((lane, max_length), Stream(self, lane, max_length))
-        if not stream.announced:
-            await self._announce(stream, lane, deadline)
-        found: list[Enqueued] = []
-        for piece in split(jobs):
-            try:
-                found += await stream.enqueue(piece, deadline)
-            except (DeadlineExceeded, ServerRefused) as error:
-                if not found:
-                    raise
-                raise only_some(len(found), len(jobs), error) from error
-        return found
+            stream = self._streams.setdefault(key, Stream(self, lane, max_length, fail_fast=fail_fast))
+        if not fail_fast:
+            return await self._enqueue(stream, lane, jobs, deadline)
+        with self.fail_fast():
+            return await self._enqueue(stream, lane, jobs, deadline)
 
-    async def _announce(self, stream: Stream, lane: Lane, deadline: float) -> None:
+    @contextmanager
+    def fail_fast(self) -> Iterator[None]:
+        """Around calls with `fail_fast=True`, so that one at a time looks whether an outage is over.
+
+        Raises CircuitOpen at once while Redis is known to be out of reach, unless it is time to look.
+        """
+        with self._guard:
+            self.outage.enter(self.port.now())
+        try:
+            yield
+        finally:
+            with self._guard:
+                self.outage.leave()
+
+    async def _enqueue(
+        self, stream: Stream, lane: Lane, jobs: Sequence[NewJob], deadline: float
+    ) -> list[Enqueued]:
+        if lane not in self._announced:
+            await self._announce(lane, deadline, fail_fast=stream.fail_fast)
+        return await stream.enqueue(jobs, deadline)
+
+    async def _announce(self, lane: Lane, deadline: float, *, fail_fast: bool) -> None:
         # Outside the script, because the set of lanes lies in another hash slot; and before it, so that no job is ever
         # in a lane that nobody lists. Looking first, because with memory full even adding again is refused.
         key = lanes_key(self.prefix)
         try:
-            if not await self.ask("SISMEMBER", key, str(lane), deadline=deadline):
-                await self.ask("SADD", key, str(lane), deadline=deadline)
-            stream.announced = True
+            if not await self.ask("SISMEMBER", key, str(lane), deadline=deadline, fail_fast=fail_fast):
+                await self.ask("SADD", key, str(lane), deadline=deadline, fail_fast=fail_fast)
+            self._announced.add(lane)
         except DeadlineExceeded:
             pass  # enqueueing has no time left either, and says so in its own words
 
@@ -236,60 +210,115 @@ class Foreign:
                 for stream in self._streams.values():
                     if stream.forgettable:
                         await self.exchange(self._idle[-1], ("UNLINK", stream.session_key), GOODBYE_S)
-        while self._idle:
-            await self._idle.pop().close()
+        await self._drop_idle()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    async def ask(self, *command: str, deadline: float) -> Any:
-        """One command that may be sent twice, sent until it is answered. Raises DeadlineExceeded."""
-        return await self.persevere(lambda wire, left: self.exchange(wire, command, left), deadline)
+    async def ask(self, *command: str, deadline: float, fail_fast: bool = False) -> Any:
+        """One command that may be sent twice, sent until it is answered. Raises as `persevere`."""
+        return await self.persevere(
+            lambda wire, left: self.exchange(wire, command, left), deadline, fail_fast=fail_fast
+        )
 
-    async def persevere(self, step: _Step, deadline: float) -> Any:
+    async def persevere(self, step: _Step, deadline: float, *, fail_fast: bool = False) -> Any:
         """Take `step` on a connection until it succeeds. Raises DeadlineExceeded, naming the last failure.
 
-        Raises ServerUnusable and ServerRefused at once, as `client.Client.run` does.
+        Raises ServerUnusable and ServerRefused at once, as `client.Client.run` does. `fail_fast`: raises CircuitOpen
+        after the first failure; whether the step may have happened is the caller's to know.
         """
         attempt = 0
-        failure: InfrastructureError | None = None
-        while True:
-            try:
-                return await self._once(step, deadline)
-            except (TransportError, ServerNotReady) as error:
-                failure = error
-            left = deadline - self.port.now()
-            if left <= 0:
-                raise DeadlineExceeded(str(failure)) from None
-            await self.port.sleep(min(self._backoff.delay(attempt, self._rng), left))
-            attempt += 1
+        why = ""
+        joined = False
+        try:
+            while True:
+                try:
+                    reply = await self._once(step, deadline)
+                except _OutOfTime as error:
+                    raise DeadlineExceeded(why or str(error)) from None
+                except CircuitOpen as error:
+                    failure: InfrastructureError = error
+                    why = self.outage.reason or str(error)
+                    wait_s = error.retry_after
+                except (TransportError, ServerNotReady) as error:
+                    failure = error
+                    why = str(error)
+                    wait_s = self._backoff.delay(attempt, self._rng)
+                    attempt += 1
+                else:
+                    if self.outage.since is not None:
+                        with self._guard:
+                            self.outage.over()
+                    return reply
+                now = self.port.now()
+                if now >= deadline:
+                    raise DeadlineExceeded(why) from None
+                with self._guard:
+                    self.outage.failing(failure, now)
+                    if fail_fast:
+                        raise self.outage.error(now) from failure
+                    if not joined:
+                        joined = True
+                        self.outage.join()
+                await self.port.sleep(min(wait_s, deadline - now))
+        finally:
+            if joined:
+                with self._guard:
+                    self.outage.leave()
+
+    def give_up_after(self, failures: int) -> None:
+        """Raises CircuitOpen if Redis is out of reach, and found to be so since there were so many `failures`."""
+        with self._guard:
+            if self.outage.since is not None and self.outage.failures != failures:
+                raise self.outage.error(self.port.now())
 
     async def _once(self, step: _Step, deadline: float) -> Any:
         if not await self._limit.acquire(deadline - self.port.now()):
-            raise NotSent(
-                f"all {self._settings.max_connections} connections (redis.max_connections) are busy"
-            )
+            count = self._settings.max_connections
+            raise _OutOfTime(f"all {count} connections (redis.max_connections) are busy")
         try:
-            wire = await self._borrow(deadline)
-            keep = False
+            with self._guard:
+                permit = self._breaker.acquire(self.port.now())
+            report = permit.cancelled
             try:
-                left = min(self._settings.read_timeout, deadline - self.port.now())
-                if left <= 0:
-                    raise NotSent(f"no time was left to ask {self._endpoint.display}")
-                reply = await step(wire, left)
-                keep = True
+                reply = await self._on_a_wire(step, deadline)
+                report = permit.success
                 return reply
-            except ServerError as error:
-                # A replica now: whoever is primary is found by connecting again. redis-py itself hangs up on LOADING.
-                keep = not isinstance(error, ServerNotReady)
+            except TransportError as error:
+                # Out of the caller's time it tells nothing: the server may be well, and the caller in a hurry.
+                if self.port.now() < deadline:
+                    report = permit.failure
+                    self.outage.reason = str(error)
+                    await self._drop_idle()
+                raise
+            except ServerError:
+                report = permit.success  # an answer, if only to refuse
                 raise
             finally:
-                if keep:
-                    await self._give_back(wire)
-                else:
-                    # Also for an interrupt or a cancellation: a reply may be on its way, and nobody else may read it.
-                    await wire.close()
+                with self._guard:
+                    report(self.port.now())
         finally:
             self._limit.release()
+
+    async def _on_a_wire(self, step: _Step, deadline: float) -> Any:
+        wire = await self._borrow(deadline)
+        keep = False
+        try:
+            left = min(self._settings.read_timeout, deadline - self.port.now())
+            if left <= 0:
+                raise _OutOfTime(f"no time was left to ask {self._endpoint.display}")
+            reply = await step(wire, left)
+            keep = True
+            return reply
+        except ServerError as error:
+            # A replica now: whoever is primary is found by connecting again. redis-py itself hangs up on LOADING.
+            keep = not isinstance(error, ServerNotReady)
+            raise
+        finally:
+            if keep:
+                await self._give_back(wire)
+            else:
+                # Also for an interrupt or a cancellation: a reply may be on its way, and nobody else may read it.
+                await wire.close()
 
     async def exchange(self, wire: Wire, command: tuple[str | bytes | int, ...], timeout_s: float) -> Any:
         """One command and its reply. Raises Indeterminate or a ServerError."""
@@ -315,8 +344,14 @@ class Foreign:
             await wire.close()
         left = min(self._settings.connect_timeout, deadline - self.port.now())
         if left <= 0:
-            raise NotSent(f"no time was left to connect to {self._endpoint.display}")
+            raise _OutOfTime(f"no time was left to connect to {self._endpoint.display}")
         return await self._connect(left)
+
+    async def _drop_idle(self) -> None:
+        # What ended one connection has probably ended all, and to find out for each one may take a read timeout.
+        while self._idle:
+            with suppress(IndexError):  # another thread took the last one
+                await self._idle.pop().close()
 
     async def _connect(self, timeout_s: float) -> Wire:
         from redis.exceptions import RedisError

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from queue_trio.core.store import MAX_BATCH
-from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, QueueTrioError, ServerError
+from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, QueueTrioError, ServerError
 from queue_trio.redis import scripts
 from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 from queue_trio.redis.keys import LaneKeys
@@ -57,10 +57,11 @@ class _Batch:
 
 
 class Stream:
-    """Enqueue calls to one lane."""
+    """Enqueue calls to one lane. `fail_fast`: all who use it give up at the first failure."""
 
-    def __init__(self, foreign: Foreign, lane: Lane, max_length: int) -> None:
+    def __init__(self, foreign: Foreign, lane: Lane, max_length: int, *, fail_fast: bool = False) -> None:
         self._foreign = foreign
+        self.fail_fast = fail_fast
         self._script = scripts.load("enqueue")
         keys = LaneKeys(lane, foreign.prefix)
         session = keys.session(f"{secrets.token_hex(8)}:enqueue:{max_length}")
@@ -74,7 +75,6 @@ class Stream:
         """Between sending a batch and withdrawing from it. Never held while waiting."""
         self._waiting: deque[_Part] = deque()
         self._batch: _Batch | None = None
-        self.announced = False
 
     @property
     def forgettable(self) -> bool:
@@ -82,9 +82,13 @@ class Stream:
         return self._seq > 0 and self._batch is None and not self._doubtful
 
     async def enqueue(self, jobs: Sequence[NewJob], deadline: float) -> list[Enqueued]:
-        """One piece of `split`. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered."""
+        """One piece of `split`. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered.
+
+        With `fail_fast` also CircuitOpen: nothing was queued.
+        """
         part = _Part(jobs)
         now = self._foreign.port.now
+        failures = self._foreign.outage.failures
         with self._guard:
             self._waiting.append(part)
         reason: QueueTrioError | None = None
@@ -93,8 +97,10 @@ class Stream:
             if await self._turn.acquire(deadline - now()):
                 try:
                     while not part.settled:
+                        if self.fail_fast:
+                            self._foreign.give_up_after(failures)
                         await self._send(deadline)
-                except DeadlineExceeded as error:
+                except (DeadlineExceeded, CircuitOpen) as error:
                     reason = error
                 finally:
                     certain = self._withdraw(part)
@@ -105,11 +111,14 @@ class Stream:
             raise twin(part.error) from part.error
         if part.settled:
             return part.answers
+        if certain and isinstance(reason, CircuitOpen):
+            raise reason
         why = f": {reason}" if reason is not None else ""
         if certain:
             raise DeadlineExceeded(f"out of time, and nothing was queued{why}")
+        end = "given up" if isinstance(reason, CircuitOpen) else "out of time"
         raise OutcomeUnknown(
-            f"out of time without an answer, and the job may or may not be queued{why}; "
+            f"{end} without an answer, and the job may or may not be queued{why}; "
             "enqueue the same job object again to be sure: its id keeps it from being queued twice"
         )
 
@@ -126,7 +135,7 @@ class Stream:
             return not part.batch.maybe_sent
 
     async def _send(self, deadline: float) -> None:
-        """Send one batch until it is answered, and hand out its answers. Raises DeadlineExceeded."""
+        """Send one batch until it is answered, and hand out its answers. Raises DeadlineExceeded or CircuitOpen."""
         with self._guard:
             if self._batch is None or not self._batch.alive():
                 self._doubtful = self._doubtful or (self._batch is not None and self._batch.maybe_sent)
@@ -135,9 +144,9 @@ class Stream:
             batch = self._batch
         try:
             reply = await self._foreign.persevere(
-                lambda wire, left: self._attempt(batch, wire, left), deadline
+                lambda wire, left: self._attempt(batch, wire, left), deadline, fail_fast=self.fail_fast
             )
-        except DeadlineExceeded:
+        except (DeadlineExceeded, CircuitOpen):
             raise
         except QueueTrioError as error:
             with self._guard:

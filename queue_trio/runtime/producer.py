@@ -15,6 +15,7 @@ once, under other ids, the last time with all of it. Writing elsewhere and renam
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 from contextlib import closing
@@ -66,6 +67,10 @@ BACKOFF = Backoff(base=0.1, cap=2.0)
 """Between two tries while Redis is away, refuses writes, or the queue is full."""
 
 
+PACE_S = 0.25
+"""With a rate, a batch is no more than what that allows in this time: what comes at once shall be little."""
+
+
 @dataclass(slots=True)
 class ProducerCounts:
     """What became of the files so far. `unsure`: enqueued, but a lost reply hides whether by us or long ago."""
@@ -85,8 +90,8 @@ class Producer:
     """Enqueues the files of `folder` as jobs of `task`, whose first parameter takes the path.
 
     A path whose bytes are not UTF-8 arrives as a `file://` address; `path_from_text` gives the path back.
-    `on_batch` is told of every file and whether its job was new. Raises UsageError if folder, globs or task will not
-    do.
+    `on_batch` is told of every file and whether its job was new. `rate`: files a second, at most; None for as fast as
+    it goes. Raises UsageError if folder, globs or task will not do.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Producer:
         settings: ProducerSettings,
         *,
         on_batch: Callable[[Sequence[tuple[Found, Job]]], None] | None = None,
+        rate: float | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.counts = ProducerCounts()
@@ -108,6 +114,8 @@ class Producer:
         self._folder = Folder(self.root, Globs.of(settings.include, settings.exclude), self._skip)
         self._on_batch = on_batch
         self._rng = rng or random.Random()
+        self._pace = _Pace(rate)
+        self._batch = settings.batch if rate is None else max(1, min(settings.batch, int(rate * PACE_S)))
         task.job(
             path_to_text(str(self.root))
         )  # one that cannot take a path says so now, not at the first file
@@ -164,9 +172,10 @@ class Producer:
 
     async def _take(self, files: Iterator[Found]) -> None:
         while True:
-            chunk = await trio.to_thread.run_sync(_next_chunk, files, self._settings.batch)
+            chunk = await trio.to_thread.run_sync(_next_chunk, files, self._batch)
             if not chunk:
                 return
+            await self._pace.wait(len(chunk))
             pairs = [(found, self._job(found)) for found in chunk]
             await self._enqueue([job for _, job in pairs])
             if self._on_batch is not None:
@@ -234,6 +243,20 @@ class Producer:
     def _skip(self, path: str, reason: str) -> None:
         self.counts.skipped += 1
         log.warning("producer.skipped", path=path_to_text(path), reason=reason)
+
+
+class _Pace:
+    """`rate` files a second at most. Time in which there was nothing to do is not made up for later."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._free_at = -math.inf
+
+    async def wait(self, files: int) -> None:
+        """Until so many may go."""
+        if self._rate is not None:
+            await trio.sleep_until(self._free_at)
+            self._free_at = max(self._free_at, trio.current_time()) + files / self._rate
 
 
 def file_job_id(task: str, found: Found) -> str:

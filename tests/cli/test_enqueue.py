@@ -23,7 +23,7 @@ pytestmark = pytest.mark.leaves_keys("queueing jobs is what is tested, and no wo
 
 
 def peeked(invoke: Invoke, state: str = "ready", queue: str = "default") -> list[dict[str, Any]]:
-    ended = invoke("admin", "peek", queue, "--state", state, "--json", "-n", "5000")
+    ended = invoke("admin", "peek", queue, "--state", state, "--json", "-n", "1000")
     assert ended.code == 0, ended.err
     jobs = json.loads(ended.out)["jobs"]
     assert isinstance(jobs, list)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +14,15 @@ import trio
 from structlog.testing import capture_logs
 
 from queue_trio.core.breaker import State
+from queue_trio.core.job import Enqueued, Lane, NewJob
+from queue_trio.core.job import State as JobState
 from queue_trio.core.settings import RedisSettings
 from queue_trio.errors import (
     CircuitOpen,
     Indeterminate,
+    InfrastructureError,
     NotSent,
+    OutcomeUnknown,
     ServerError,
     ServerRefused,
     ServerUnusable,
@@ -26,6 +31,7 @@ from queue_trio.errors import (
 from queue_trio.redis.client import Call, Client
 from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.scripts import Script
+from queue_trio.redis.store import RedisStore
 from tests.runtime.faults import FAST, faulty_relay, recovery_bound_s
 from tests.support import connect, eventually
 
@@ -114,7 +120,7 @@ async def test_closed_while_it_is_cancelled_no_socket_is_left(redis_url: str) ->
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(client.ask, "PING")
-        connections = [connection for connection, _ in client._idle]
+        connections = [connection for connection, _ in client._pool.idle]
         assert len(connections) > 1
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -124,10 +130,11 @@ async def test_closed_while_it_is_cancelled_no_socket_is_left(redis_url: str) ->
 
 async def test_closed_in_mid_command_the_connection_goes_too(redis_url: str) -> None:
     async with client_for(redis_url) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(client.command, "BLPOP", "nothing", 0.2, 0.2)
+        # The server ends a blocking command late, by up to a tenth of a second: `wait_s` is what allows for it.
+        nursery.start_soon(partial(client.command, "BLPOP", "nothing", 0.2, wait_s=0.2))
         await trio.testing.wait_all_tasks_blocked(0.05)
         await client.aclose()
-    assert client._idle == []
+    assert client._pool.idle == []
 
 
 async def test_one_shot_commands_fail_at_once() -> None:
@@ -191,7 +198,7 @@ async def test_what_one_dead_connection_tells_of_the_others(private_redis: Embed
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(client.ask, "PING")
-        assert len(client._idle) == 8
+        assert len(client._pool.idle) == 8
         relay.forget()
         began = trio.current_time()
         await client.ask("PING")
@@ -222,7 +229,7 @@ async def test_a_cancelled_probe_gives_its_place_back(private_redis: EmbeddedRed
             await private_redis.freeze()
         await eventually(lambda: client.breaker.state(trio.current_time()) is State.HALF_OPEN)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.command, "BLPOP", "nothing", 30, 30)
+            nursery.start_soon(partial(client.command, "BLPOP", "nothing", 30, wait_s=30))
             if frozen:
                 await trio.testing.wait_all_tasks_blocked()
             else:
@@ -259,9 +266,9 @@ async def test_a_connection_closed_while_it_lay_idle_is_not_used(redis_url: str)
     """A command that is sent once would end as Indeterminate there, and its caller could not know what happened."""
     async with client_for(redis_url) as client, client_for(redis_url) as other:
         await other.command("CLIENT", "KILL", "ID", await client.command("CLIENT", "ID"))
-        ((connection, used),) = client._idle
+        ((connection, used),) = client._pool.idle
         await eventually(connection.stale, what="the end of the connection")
-        client._idle = [(connection, used - 5)]  # five seconds that need not be waited for
+        client._pool.idle = [(connection, used - 5)]  # five seconds that need not be waited for
         assert await client.command("PING") == b"PONG"
         assert client.connects == 2
         assert not connection.usable
@@ -284,3 +291,204 @@ async def test_a_peer_that_hangs_up_at_once_leaves_no_socket(monkeypatch: pytest
         with pytest.raises(NotSent):
             await client.command("PING")
     assert made[0].socket.fileno() == -1
+
+
+# --- what is told, and counted -------------------------------------------------------------------------------------
+
+
+class Unreachable:
+    """A resolver of a server that is out of reach until `away` is False."""
+
+    def __init__(self, url: str = "redis://127.0.0.1:1/0") -> None:
+        self.away = True
+        self.endpoint = parse_url(url)
+
+    async def resolve(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise NotSent("cannot connect: no route to host")
+        return self.endpoint
+
+
+async def test_an_hour_of_outage_is_a_line_a_minute(autojump_clock: trio.testing.MockClock) -> None:
+    client = Client(Unreachable(), settings_for("redis://x", backoff_cap=5, breaker_open_wait=5), name="test")
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(client.ask, "PING")
+            await trio.sleep(3600)
+            nursery.cancel_scope.cancel()
+    told = [line for line in logs if line["log_level"] != "debug"]
+    assert [line["event"] for line in told[:2]] == ["redis.unavailable", "breaker.changed"]
+    assert told[0]["hint"] == "waiting for it; redis.url or QUEUE_TRIO_REDIS__URL says where"
+    reminders = told[2:]
+    assert {line["event"] for line in reminders} == {"redis.still_unavailable"}
+    assert 50 <= len(reminders) <= 60
+    assert reminders[-1]["reason"] == "cannot connect: no route to host"
+    assert reminders[-1]["for_s"] > 3500
+
+
+async def test_what_was_reached_before_gets_no_hint(private_redis: EmbeddedRedis) -> None:
+    async with client_for(private_redis.url) as client:
+        await client.ask("PING")
+        assert (client.down_since, client.reason) == (None, None)
+        await private_redis.kill()
+        with capture_logs() as logs:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.ask, "PING")
+                await eventually(lambda: client.reason is not None and "refused" in client.reason)
+                assert client.down_since is not None
+                await private_redis.restart()
+        assert not client._outage.since
+        assert not client.reason
+    assert "hint" not in logs[0]
+    assert logs[-1]["event"] == "redis.back"
+
+
+async def test_errors_and_reconnects_are_counted(private_redis: EmbeddedRedis) -> None:
+    async with client_for(private_redis.url) as client:
+        await client.run(Call(ECHO, (), ("x",)))
+        assert (client.errors, client.connects, client.reconnects) == ({}, 1, 0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(client.ask, "PING")
+        assert (client.connects, client.reconnects) == (4, 0)  # a pool that grows has not reconnected
+        for command in ("NONSENSE", "LLEN"):
+            with pytest.raises(ServerError):
+                await client.ask(command)
+        await client.ask("SET", "text", "x")
+        with pytest.raises(ServerError):
+            await client.ask("LLEN", "text")
+        await client.ask("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(ServerRefused):
+            await client.run(Call(WRITE, ("counter",), ()))
+        with pytest.raises(ServerError):
+            await client.run(Call(Script("odd", "return {err='MADEUP x'}", "2" * 40, (), False), (), ()))
+        assert client.errors == {"ERR": 2, "WRONGTYPE": 1, "OOM": 1, "other": 1}
+        await private_redis.kill()
+        for _ in range(2):
+            with pytest.raises((NotSent, Indeterminate)):
+                await client.command("PING")
+        await private_redis.restart()
+        await client.ask("PING")
+        assert client.errors["Indeterminate"] == 1
+        assert client.errors["NotSent"] >= 1
+        assert client.reconnects == 1
+
+
+# --- probes --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_probe_says_what_is_the_matter_in_time(private_redis: EmbeddedRedis) -> None:
+    async with client_for(private_redis.url, max_connections=1, read_timeout=30) as client:
+        await client.probe(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.command, "BLPOP", "nothing", 30, wait_s=30))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            with pytest.raises(NotSent, match=r"no connection within 0\.1 s"), trio.fail_after(2):
+                await client.probe(0.1)
+            nursery.cancel_scope.cancel()
+        await client.probe(1)
+        await private_redis.freeze()
+        with pytest.raises(Indeterminate, match=r"no reply to PING within 0\.1 s"), trio.fail_after(2):
+            await client.probe(0.1)
+        with pytest.raises(NotSent, match=r"no connection within 0\.1 s"), trio.fail_after(2):
+            await client.probe(0.1)  # the kernel accepts, but nobody shakes hands
+        private_redis.thaw()
+        await client.probe(5)
+        await private_redis.kill()
+        with trio.fail_after(2):
+            while client.breaker.state(trio.current_time()) is State.CLOSED:
+                with pytest.raises((NotSent, Indeterminate)):
+                    await client.probe(1)
+            with pytest.raises(CircuitOpen):
+                await client.probe(1)
+
+
+async def test_a_probe_of_a_server_that_is_loading_or_refuses_us(private_redis: EmbeddedRedis) -> None:
+    async with client_for(private_redis.url) as client:
+        await client.probe(1)
+        await client.ask("CONFIG", "SET", "requirepass", "secret")
+    async with client_for(private_redis.url) as stranger:
+        with pytest.raises(ServerUnusable):
+            await stranger.probe(1)
+        assert stranger.errors == {"NOAUTH": 1}
+
+
+# --- those who do not wait -----------------------------------------------------------------------------------------
+
+
+async def test_who_fails_fast_looks_one_at_a_time_and_only_when_nobody_else_does(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    resolver = Unreachable()
+    client = Client(resolver, settings_for("redis://x", breaker_open_wait=1), name="test")
+    tries = 0
+    original = resolver.resolve
+
+    async def slow() -> Any:
+        nonlocal tries
+        tries += 1
+        await trio.sleep(0.2)
+        return await original()
+
+    resolver.resolve = slow  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        with pytest.raises(CircuitOpen, match="no route to host") as caught, client.fail_fast():
+            await client.ask("PING")
+        assert isinstance(caught.value.__cause__, NotSent) or caught.value.__cause__ is None
+
+    await ask()
+    assert tries == 1
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+    assert (tries, trio.current_time()) == (1, began)
+    await trio.sleep(1.6)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+    assert tries == 2
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.ask, "PING")
+        await trio.sleep(30)
+        before, now = tries, trio.current_time()
+        await ask()  # a patient one is at it: it will see
+        assert (tries, trio.current_time()) == (before, now)
+        nursery.cancel_scope.cancel()
+    await trio.sleep(1.6)
+    await ask()
+    assert tries > before
+
+
+async def test_who_shares_a_call_with_patient_ones_is_told_apart(private_redis: EmbeddedRedis) -> None:
+    """Redis goes away in mid-call: those in it cannot know, those behind it can, and the patient ones go on."""
+    async with faulty_relay(private_redis) as relay, client_for(relay.url) as client:
+        store = RedisStore(client)
+        lane = Lane()
+        await store.enqueue(lane, [NewJob("first", b"{}")])
+        ends: dict[str, Any] = {}
+
+        async def put(job_id: str, *, fail_fast: bool) -> None:
+            try:
+                with client.fail_fast() if fail_fast else nullcontext():
+                    ends[job_id] = await store.enqueue(lane, [NewJob(job_id, b"{}")], timeout_s=10)
+            except InfrastructureError as error:
+                ends[job_id] = type(error)
+
+        relay.swallow(True)
+        async with trio.open_nursery() as nursery:
+            for job_id, fail_fast in (("sends", True), ("behind", True), ("patient", False), ("last", True)):
+                nursery.start_soon(partial(put, job_id, fail_fast=fail_fast))
+                await trio.testing.wait_all_tasks_blocked()
+            await eventually(lambda: len(ends) == 3, 1)
+            assert ends == {"sends": OutcomeUnknown, "behind": CircuitOpen, "last": CircuitOpen}
+            relay.swallow(False)
+        assert ends["patient"] == [Enqueued.CREATED]
+        peeked = [job.id for job in await store.peek(lane, JobState.READY, count=9)]
+        assert "patient" in peeked
+        assert not {"behind", "last"} & set(peeked)
+        assert client._impatient == set()
+        await client.ask("FLUSHALL")

@@ -24,7 +24,8 @@ from queue_trio.errors import (
     ServerRefused,
     ServerUnusable,
 )
-from queue_trio.redis.connection import Connection, error_from_reply, pack_command
+from queue_trio.redis.connection import Connection, pack_command
+from queue_trio.redis.error_replies import error_from_reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -91,7 +91,7 @@ async def traffic(url: str, direct_url: str, seconds: float = 0.01, **worker: An
 
 
 def is_down(worker: Worker) -> bool:
-    return worker._redis is not None and worker._redis.down_since is not None
+    return worker.redis is not None and worker.redis.down_since is not None
 
 
 async def measure(traffic: Traffic, end: Callable[[], Awaitable[None] | None]) -> float:

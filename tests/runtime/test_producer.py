@@ -17,7 +17,7 @@ from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Lane, State, decode_record
 from queue_trio.core.settings import ClientSettings, ProducerSettings, RedisSettings, Settings
 from queue_trio.errors import InvalidArguments, ServerUnusable, UsageError
-from queue_trio.memory import MemoryStore
+from queue_trio.memory.store import MemoryStore
 from queue_trio.runtime import producer as producer_module
 from queue_trio.runtime.folder import Found
 from queue_trio.runtime.producer import Producer, extension_priorities, file_job_id, priority_of
@@ -63,8 +63,8 @@ class World:
         self.client = QueueClient(app, store=self.store)
         self.folder = folder
 
-    def producer(self) -> Producer:
-        return Producer(self.task, self.folder, self.client, self.settings.producer)
+    def producer(self, rate: float | None = None) -> Producer:
+        return Producer(self.task, self.folder, self.client, self.settings.producer, rate=rate)
 
     async def scan(self) -> Producer:
         producer = self.producer()
@@ -119,6 +119,22 @@ async def test_globs_and_priorities(tmp_path: Path) -> None:
         "d.gz": Priority.NORMAL,
         "sub/f.py": Priority.HIGH,
     }
+
+
+async def test_a_rate_spreads_the_files_over_time(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    fill(tmp_path, *(f"{n}.txt" for n in range(20)))
+    world = World(tmp_path, batch=200)
+    began = trio.current_time()
+    await world.producer(rate=8).scan()
+    assert (
+        2.25 <= trio.current_time() - began < 2.5
+    )  # twos, a quarter of a second apart; the first goes at once
+    slow = world.producer(rate=0.5)
+    await slow.scan()
+    assert slow.counts.unchanged == 20
+    assert trio.current_time() - began >= 2.25 + 38
 
 
 async def test_unchanged_file_is_not_enqueued_again(tmp_path: Path) -> None:
