@@ -7,21 +7,37 @@ if TYPE_CHECKING:
     from queue_trio.app import App, Job, Task
     from queue_trio.context import JobContext
     from queue_trio.core.dequeue import Priority
+    from queue_trio.core.limiter import RateLimit
+    from queue_trio.core.permits import Permit
     from queue_trio.core.settings import Settings
     from queue_trio.errors import QueueTrioError, Retry
     from queue_trio.submission import JobId
 
     __version__: str
 
-__all__ = ["App", "Job", "JobContext", "JobId", "Priority", "QueueTrioError", "Retry", "Settings", "Task"]
+__all__ = [
+    "App",
+    "Job",
+    "JobContext",
+    "JobId",
+    "Permit",
+    "Priority",
+    "QueueTrioError",
+    "RateLimit",
+    "Retry",
+    "Settings",
+    "Task",
+]
 
 _LATER = {
     "App": "app",
     "Job": "app",
     "JobContext": "context",
     "JobId": "submission",
+    "Permit": "core.permits",
     "Priority": "core.dequeue",
     "QueueTrioError": "errors",
+    "RateLimit": "core.limiter",
     "Retry": "errors",
     "Settings": "core.settings",
     "Task": "app",

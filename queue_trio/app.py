@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import check_id, check_queue, new_id
+from queue_trio.core.limiter import LimitMode, RateLimit, WhenDown
 from queue_trio.errors import NoClient, UsageError
 from queue_trio.signature import Signature
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from queue_trio.client import JobId, QueueClient
     from queue_trio.core.settings import Settings
     from queue_trio.sync_client import SyncQueueClient
+    from queue_trio.tracing.spans import Spans
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,6 +138,7 @@ class Task(Generic[P, R]):
         defaults: Options,
         run_in: RunIn,
         retry_base: float | None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         self.app = app
         self.function = function
@@ -144,6 +147,7 @@ class Task(Generic[P, R]):
         self.defaults = defaults
         self.run_in: RunIn = run_in
         self.retry_base = retry_base
+        self.rate_limit = rate_limit
         self.signature = Signature(name, function, _locals_around())
         self.__name__ = name.rpartition(".")[2]
         functools.update_wrapper(self, function, updated=())
@@ -208,8 +212,10 @@ class App:
     def __init__(self, name: str, *, settings: Settings | None = None) -> None:
         self.name = name
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.rate_limits: dict[str, RateLimit] = {}
         self._settings = settings
         self._open_clients: list[QueueClient] = []
+        self._spans: Spans | None = None
 
     def __repr__(self) -> str:
         return f"<App {self.name}: {len(self.tasks)} tasks>"
@@ -218,7 +224,7 @@ class App:
     def settings(self) -> Settings:
         """Raises ConfigError if they cannot be read."""
         if self._settings is None:
-            from queue_trio.config import load_settings
+            from queue_trio.config.load import load_settings
 
             self._settings = load_settings()
         return self._settings
@@ -226,6 +232,7 @@ class App:
     def configure(self, settings: Settings) -> None:
         """Use these settings from here on. Clients and workers that exist keep theirs."""
         self._settings = settings
+        self._spans = None
 
     @property
     def is_configured(self) -> bool:
@@ -250,6 +257,7 @@ class App:
         retry_base: float | None = None,
         keep_result: float | None = None,
         run_in: RunIn | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> _Declare: ...
     def task(
         self,
@@ -264,16 +272,20 @@ class App:
         retry_base: float | None = None,
         keep_result: float | None = None,
         run_in: RunIn | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> Any:
         """Declare a task, as `@app.task` or `@app.task(...)`. Raises UsageError if it cannot be one.
 
         `name`: what records call it, by default `module.function`; keep it when the function moves. `timeout`,
-        `retry_base` (longest wait before the first retry) and `keep_result` are seconds.
+        `retry_base` (longest wait before the first retry) and `keep_result` are seconds. `rate_limit`: a job starts
+        only with a permit of it; see `App.rate_limit`.
         """
         defaults = Options(
             priority=_priority(priority), timeout=timeout, max_retries=max_retries, keep_result=keep_result
         )
         _check_seconds("retry_base", retry_base, least=0.001)
+        if rate_limit is not None and not isinstance(rate_limit, RateLimit):
+            raise UsageError(f"rate_limit={rate_limit!r}: give what app.rate_limit(...) returned")
 
         def declare(function: Callable[..., Any]) -> Task[..., Any]:
             _check_function(function)
@@ -300,11 +312,45 @@ class App:
                 defaults=defaults,
                 run_in=where,
                 retry_base=retry_base,
+                rate_limit=rate_limit,
             )
             self.tasks[called] = task
             return task
 
         return declare if function is None else declare(function)
+
+    def rate_limit(
+        self,
+        name: str,
+        limit: int,
+        *,
+        per: float,
+        mode: LimitMode = "window",
+        burst: int | None = None,
+        jitter: float | None = None,
+        when_down: WhenDown = "wait",
+    ) -> RateLimit:
+        """Declare a rate limit: at most `limit` permits in `per` seconds, over all processes; see RateLimit.
+
+        Give it to `@app.task(rate_limit=...)`, or to a client's `acquire`. Raises UsageError if the numbers make no
+        sense, or if this app has declared the name with others.
+        """
+        made = RateLimit(name, limit, per, mode, burst, jitter, when_down)
+        known = self.rate_limits.setdefault(name, made)
+        if known != made:
+            raise UsageError(
+                f"rate limit {name} is declared twice in app {self.name}, and not the same: {known}"
+            )
+        return known
+
+    @property
+    def spans(self) -> Spans | None:
+        """What traces this app's calls; None if `tracing.enabled` is off. Raises ConfigError without OpenTelemetry."""
+        if self._spans is None and self.settings.tracing.enabled:
+            from queue_trio.tracing.provider import open_spans
+
+            self._spans = open_spans(self.settings.tracing, self.name)
+        return self._spans
 
     # --- clients ---------------------------------------------------------------------------------------------------
 

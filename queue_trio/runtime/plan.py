@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from queue_trio.app import RunIn, Task
+    from queue_trio.core.limiter import RateLimit
     from queue_trio.core.settings import WorkerSettings
 
 
@@ -29,6 +30,7 @@ class Plan:
     max_retries: int
     keep_result_ms: int
     backoff: Backoff
+    rate_limit: RateLimit | None = None
 
 
 def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
@@ -50,4 +52,5 @@ def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
         max_retries=settings.max_retries if chosen.max_retries is None else chosen.max_retries,
         keep_result_ms=round((chosen.keep_result or 0) * 1000),
         backoff=Backoff(base=base, cap=max(base, settings.retry_cap)),
+        rate_limit=task.rate_limit,
     )
