@@ -1,7 +1,8 @@
-"""What a handler may know about the job it is running."""
+"""What a handler may know about the job it is running, and what log lines and traces take from it."""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,27 @@ class JobContext:
                 f"task {self.task} was called directly: there is no worker whose client it could use"
             )
         return self.open_client
+
+
+class JobInScope:
+    """The job that the current task or thread works for.
+
+    `trace_id` and `span_id`, in hexadecimal, are those of the span that runs it, empty if none does. `traceparent` is
+    what jobs enqueued from here pass on if no span is active: None without tracing, "" for a trace that is not kept and
+    has no id yet. Mutable, because the job's task sets it once and learns the rest on its way.
+    """
+
+    __slots__ = ("attempt", "job", "queue", "span_id", "task", "trace_id", "traceparent")
+
+    def __init__(self, job: str, task: str, queue: str, attempt: int) -> None:
+        self.job = job
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.trace_id = ""
+        self.span_id = ""
+        self.traceparent: str | None = None
+
+
+job_in_scope: ContextVar[JobInScope | None] = ContextVar("queue_trio.job_in_scope", default=None)
+"""Set once in the task that runs a job. Tasks and threads that the handler starts inherit it."""

@@ -1,17 +1,24 @@
 """What a log line looks like: text for people at a terminal, one JSON object a line for machines, no secrets in either.
 
 Our own modules log through structlog; libraries that use the standard `logging` come out in the same shape, from
-warning up. A reader that has gone away (a closed pipe) loses lines and never stops the program.
+warning up. While a job runs, every line says which one, and in which trace: ours, the handler's, and those of tasks and
+threads it starts. A handler in a process of its own is out of reach. A reader that has gone away (a closed pipe) loses
+lines and never stops the program.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
-import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
+
+from queue_trio.context import job_in_scope
+from queue_trio.masking import mask, mask_event
+from queue_trio.ops.repeats import RepeatLimit, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +27,8 @@ if TYPE_CHECKING:
 
     from queue_trio.core.settings import LogSettings
 
+__all__ = ["configure_logging", "flush_suppressed", "mask", "mask_secrets"]
+
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -27,31 +36,25 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 
-_MASK: Final = "***"
-# What stands between "://" and the last "@" before a space or a quote is somebody's login.
-_URL_LOGIN: Final = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s'\"]*(?=@)")
-_NAMED: Final = re.compile(
-    r"\b([\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?token)['\"]?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)",
-    re.IGNORECASE,
-)
-_SECRET_KEY: Final = re.compile(r"password|passwd|secret|api_?key|access_?token", re.IGNORECASE)
 
-
-def configure_logging(settings: LogSettings, stream: TextIO | None = None, *, final: bool = False) -> None:
+def configure_logging(
+    settings: LogSettings,
+    stream: TextIO | None = None,
+    *,
+    final: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Send structlog's events and the standard library's warnings to `stream`, by default standard error.
 
-    Levels below `log.level` cost next to nothing: their methods do nothing at all. `final`: loggers may remember what
-    is set here, which makes that cheaper still; for a program that calls this once, at its start.
+    `clock`: seconds, for `log.repeat_window`. Levels below `log.level` cost next to nothing: their methods do nothing
+    at all. `final`: loggers may remember what is set here, which makes that cheaper still; for a program that calls
+    this once, at its start.
     """
+    flush_suppressed()
     stream = sys.stderr if stream is None else stream
     console = settings.format == "console" or (settings.format == "auto" and _is_terminal(stream))
     level = _LEVELS[settings.level]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     last: list[Processor]
     if console:
         colors = _is_terminal(stream)
@@ -65,6 +68,21 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None, *, fi
             mask_secrets,
             structlog.processors.JSONRenderer(default=repr),
         ]
+    write = _Lines(stream).msg
+
+    def say(event: EventDict) -> None:
+        write(_through([stamp, *last], event["level"], event))
+
+    repeats = RepeatLimit(settings.repeat_limit, settings.repeat_window, say, clock)
+    _limits[:] = [repeats]
+    shared: list[Processor] = [
+        repeats,
+        structlog.contextvars.merge_contextvars,
+        add_job,
+        structlog.processors.add_log_level,
+        stamp,
+        structlog.processors.StackInfoRenderer(),
+    ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -76,32 +94,37 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None, *, fi
 
 def mask_secrets(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """A structlog processor: replaces passwords in every text of the event, at any depth, by `***`."""
-    return {key: _masked_entry(key, value) for key, value in event.items()}
+    return mask_event(event)
 
 
-def mask(text: str) -> str:
-    """`text` without the passwords of URLs and of `password=...`."""
-    if "://" in text:
-        text = _URL_LOGIN.sub(rf"\1:{_MASK}", text)
-    return _NAMED.sub(rf"\1{_MASK}", text)
+def add_job(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A structlog processor: says for which job the current task or thread works, and in which trace."""
+    scope = job_in_scope.get()
+    if scope is None:
+        return event
+    event.setdefault("job", scope.job)
+    event.setdefault("task", scope.task)
+    event.setdefault("queue", scope.queue)
+    event.setdefault("attempt", scope.attempt)
+    if scope.trace_id:
+        event.setdefault("trace_id", scope.trace_id)
+        event.setdefault("span_id", scope.span_id)
+    elif scope.traceparent:
+        # Nobody keeps that trace, and still its id leads from here to the line of whoever enqueued the job.
+        event.setdefault("trace_id", scope.traceparent[3:35])
+        event.setdefault("span_id", scope.traceparent[36:52])
+    return event
 
 
-def _masked_entry(key: object, value: Any) -> Any:
-    if isinstance(key, str) and _SECRET_KEY.search(key) and isinstance(value, str | bytes):
-        return _MASK
-    return _masked(value)
+_limits: list[RepeatLimit] = []
+"""The one in use."""
 
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, dict):
-        return {key: _masked_entry(key, inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(inner) for inner in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return mask(repr(value))
+@atexit.register
+def flush_suppressed() -> None:
+    """Log how many lines were kept back and not told of yet. The end of the program does."""
+    for limit in _limits:
+        limit.flush()
 
 
 # --- where lines go ------------------------------------------------------------------------------------------------
@@ -130,11 +153,12 @@ def _console(colors: bool) -> Processor:
 class _Lines:
     """A structlog logger, and its own factory: each message is one write. A closed pipe swallows it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, ours: bool = False) -> None:
         self._stream = stream
+        self.ours = ours
 
     def __call__(self, *args: Any) -> _Lines:
-        return self
+        return _Lines(self._stream, ours=bool(args) and is_ours(args[0]))
 
     def msg(self, message: str) -> None:
         try:
@@ -162,15 +186,36 @@ class _Handler(logging.Handler):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
-        event: Any = {"event": message, "_logger": record.name}
+        event: EventDict = {
+            "event": message,
+            "_logger": record.name,
+            "_template": f"{record.name}: {record.msg}",
+        }
         if record.exc_info and record.exc_info[0] is not None:
             event["exc_info"] = record.exc_info
-        for processor in self._processors:
-            event = processor(None, record.levelname.lower(), event)
-        self._write(event)
+        try:
+            line = _through(self._processors, record.levelname.lower(), event, _Library(is_ours(record.name)))
+        except structlog.DropEvent:
+            return
+        self._write(line)
+
+
+class _Library:
+    """What stands in for a structlog logger when a record of the standard library passes the processors."""
+
+    def __init__(self, ours: bool) -> None:
+        self.ours = ours
+
+
+def _through(processors: list[Processor], level: str, event: Any, logger: Any = None) -> str:
+    """The line that the processors make of an event."""
+    for processor in processors:
+        event = processor(logger, level, event)
+    return str(event)
 
 
 def _name_of_logger(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    event.pop("_template", None)
     name = event.pop("_logger", None)
     if name is not None:
         event["logger"] = name

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
@@ -19,21 +19,7 @@ import trio
 from queue_trio.core.settings import LogSettings
 from queue_trio.ops.logging import configure_logging, mask
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    show = warnings.showwarning
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    warnings.showwarning = show
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,1 @@
+"""OpenTelemetry: what is traced, and how it gets away. Imported only when tracing is on."""
