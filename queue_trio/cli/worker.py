@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from queue_trio.cli.errors import EXIT_OK
-from queue_trio.cli.state import configure_logs, open_app
+from queue_trio.cli.state import configure_logs, log_doubts, open_app
 
 if TYPE_CHECKING:
     from queue_trio.app import App
+    from queue_trio.ops.http import HttpServer
     from queue_trio.runtime.worker import Worker
 
 
@@ -39,7 +40,9 @@ def worker(
     ] = None,
     sweep_interval: Annotated[
         float | None,
-        typer.Option(metavar="S", help="Seconds between looks for expired leases; at most half a lease."),
+        typer.Option(
+            metavar="S", help="Seconds between looks for expired leases; at most a third of a lease."
+        ),
     ] = None,
     shutdown_grace: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds that running jobs get to finish on SIGTERM.")
@@ -48,6 +51,11 @@ def worker(
         str | None,
         typer.Option(metavar="NAME", help="How priorities are served: strict, weighted or looped."),
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Serve health, metrics and a page here; 0 picks a free port."),
+    ] = None,
+    http_host: Annotated[str | None, typer.Option(metavar="HOST", help="On this address.")] = None,
     log_level: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Least severe level logged: debug, info, warning, error."),
@@ -68,18 +76,23 @@ def worker(
         "worker.sweep_interval": sweep_interval,
         "worker.shutdown_grace": shutdown_grace,
         "worker.dequeue_strategy": strategy,
+        "http.port": http_port,
+        "http.host": http_host,
         "log.level": log_level,
         "log.format": log_format,
     }
     app = open_app(ctx, target, flags)
     configure_logs(app.settings)
+    log_doubts(app.settings)
 
     import trio
 
+    from queue_trio.ops.service import open_http
     from queue_trio.runtime.worker import Worker
 
     _warn_of_idle_queues(app)
-    trio.run(run_with_signals, Worker(app))
+    running = Worker(app)
+    trio.run(run_with_signals, running, open_http(running))
     return EXIT_OK
 
 
@@ -98,13 +111,14 @@ def _warn_of_idle_queues(app: App) -> None:
         structlog.get_logger(__name__).warning("worker.queue_without_tasks", queue=queue, hint=hint)
 
 
-async def run_with_signals(worker: Worker) -> None:
+async def run_with_signals(worker: Worker, http: HttpServer | None) -> None:
     """Run `worker` until a signal drains it."""
     import trio
 
+    from queue_trio.ops.service import run_service
     from queue_trio.runtime.signals import watch_signals
 
     async with trio.open_nursery() as nursery:
         await nursery.start(watch_signals, worker.drain, worker.cancel)
-        await worker.run()
+        await run_service(worker, http)
         nursery.cancel_scope.cancel()

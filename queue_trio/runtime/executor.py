@@ -1,54 +1,47 @@
 """Runs leased jobs: one task per job under one cancel scope, and one outcome for each.
 
-It decides what an ending means (done, retry, dead, release) and hands that to the settler. It does not fetch, settle
-or renew. A job stays in `held` until its outcome is settled, so that its lease is renewed for as long as it matters.
+What an ending means is `endings`'s to say; the outcome goes to the settler. It does not fetch, settle or renew. A job
+stays in `held` until its outcome is settled, so that its lease is renewed for as long as it matters.
 """
 
 from __future__ import annotations
 
 import itertools
-import traceback
+import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from pydantic_core import to_json
 
-from queue_trio.context import JobContext
+from queue_trio.context import JobContext, JobInScope, job_in_scope
 from queue_trio.core.job import (
     ClaimedJob,
-    Failure,
     Lane,
     Outcome,
     Record,
     UndecodableRecord,
     Verdict,
     decode_record,
-    encode_failure,
 )
 from queue_trio.core.store import MAX_BATCH
-from queue_trio.errors import InvalidArguments, JobTimeout, ResultTooLarge, Retry
+from queue_trio.errors import InvalidArguments, JobTimeout
+from queue_trio.runtime.endings import Endings, split
 from queue_trio.runtime.handlers import Processes, ThreadCall
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from random import Random
-    from types import TracebackType
 
     from queue_trio.client import QueueClient
     from queue_trio.core.settings import WorkerSettings
-    from queue_trio.runtime.counts import Counts
+    from queue_trio.runtime.counts import Counts, TaskCounts
+    from queue_trio.runtime.pacer import Pacer
     from queue_trio.runtime.plan import Plan
     from queue_trio.runtime.settler import Settler
+    from queue_trio.tracing.spans import Receipt, Run, Spans
 
 log = structlog.get_logger(__name__)
-
-MAX_TRACEBACK = 8192
-"""Characters of a traceback that are kept; the end tells most."""
-
-
-_NOT_THE_HANDLERS = frozenset({"queue_trio", "trio", "outcome", "anyio"})
 
 
 class Ending(Enum):
@@ -61,15 +54,21 @@ class Ending(Enum):
 class Running:
     """A job we hold the lease of. `finished`: the handler has ended, the outcome waits to be settled."""
 
-    __slots__ = ("ending", "finished", "job", "lane", "number", "scope")
+    __slots__ = ("began", "counts", "ending", "finished", "job", "lane", "number", "receipt", "scope", "span")
 
-    def __init__(self, lane: Lane, job: ClaimedJob, number: int) -> None:
+    def __init__(
+        self, lane: Lane, job: ClaimedJob, number: int, counts: TaskCounts, receipt: Receipt | None
+    ) -> None:
         self.lane = lane
         self.job = job
         self.number = number
         self.scope = trio.CancelScope()
         self.ending: Ending | None = None
         self.finished = False
+        self.counts = counts
+        self.receipt = receipt
+        self.span: Run | None = None
+        self.began = 0.0
 
     def end(self, ending: Ending) -> None:
         """Cancel the handler. The first reason counts."""
@@ -87,18 +86,24 @@ class Executor:
         settings: WorkerSettings,
         settler: Settler,
         counts: Counts,
+        pacer: Pacer,
         *,
         worker: str,
         client: QueueClient | None,
         rng: Random,
+        wall_clock: Callable[[], float] = time.time,
+        spans: Spans | None = None,
     ) -> None:
         self._plans = plans
         self._settings = settings
         self._settler = settler
         self._counts = counts
+        self._pacer = pacer
         self._worker = worker
         self._client = client
-        self._rng = rng
+        self._spans = spans
+        self._wall_clock = wall_clock
+        self._endings = Endings(settings, worker=worker, rng=rng)
         self._threads = trio.CapacityLimiter(settings.thread_limit)
         self.processes = Processes(settings.processes)
         self._nursery: trio.Nursery | None = None
@@ -133,8 +138,8 @@ class Executor:
         while any(not running.finished for held in self.held.values() for running in held.values()):
             await self._slot_freed.wait()
 
-    def start(self, lane: Lane, jobs: Sequence[ClaimedJob]) -> None:
-        """Run jobs just claimed."""
+    def start(self, lane: Lane, jobs: Sequence[ClaimedJob], receipt: Receipt | None = None) -> None:
+        """Run jobs just claimed. `receipt`: of the claim, for its span."""
         assert self._nursery is not None
         held = self.held.setdefault(lane, {})
         for job in jobs:
@@ -145,10 +150,10 @@ class Executor:
                 if not before.finished:
                     self._settler.add(lane, Outcome(job.id, before.job.token, Verdict.RELEASE))
                 before.end(Ending.LOST)
-            running = held[job.id] = Running(lane, job, next(self._numbers))
+            running = held[job.id] = Running(lane, job, next(self._numbers), self._counts.other, receipt)
             self._nursery.start_soon(self._run, running)
         self.in_flight += len(jobs)
-        self._counts.claimed += len(jobs)
+        self._counts.queue(lane.queue).claimed += len(jobs)
 
     def lost(self, lane: Lane, job_id: str, token: str) -> None:
         """The lease went to someone else: stop the handler, unless it has ended and its settling will tell."""
@@ -181,11 +186,13 @@ class Executor:
             outcome = self._dead(running, "?", error)
         except BaseException:
             # Not by us: the whole worker is being cancelled, which is never the job's fault.
-            outcome = self._release(running)
+            outcome = _released(running)
             raise
         finally:
             running.finished = True
             self._free_slot()
+            if running.span is not None:
+                running.span.end(outcome)
             if outcome is None:
                 self._forget(running)
             elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
@@ -195,49 +202,78 @@ class Executor:
 
     async def _outcome(self, running: Running) -> Outcome | None:
         """Run the handler; what became of the job, or None if its lease is another's now."""
-        job = running.job
+        work = self._prepare(running)
+        if isinstance(work, Outcome):
+            return work
+        plan, record, arguments = work
+        scope = running.scope
+        pause_ms: int | None = None
+        result: Any = None
+        failure: BaseException | None = None
+        with scope:
+            try:
+                if plan.rate_limit is not None:
+                    pause_ms = await self._pacer.admit(plan.rate_limit)
+                if pause_ms is None:
+                    result = await self._call(running, plan, record, arguments)
+            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
+                stop, failure = split(error)
+                if stop is not None:
+                    raise stop from None
+        if running.began and running.counts.run is not None:
+            running.counts.run.observe(trio.current_time() - running.began)
+        if running.ending is Ending.LOST:
+            running.counts.lost += 1
+            log.warning("job.lease_lost", job=running.job.id, task=plan.name, token=running.job.token)
+            return None
+        if running.ending is Ending.SHUTDOWN and (scope.cancelled_caught or failure is not None):
+            return _released(running)
+        if pause_ms is not None:
+            return _released(running, pause_ms)
+        if scope.cancelled_caught:
+            cleanup_failed = failure
+            failure = JobTimeout(f"ran longer than its timeout of {_timeout_s(plan, record):g} s")
+            failure.__cause__ = cleanup_failed
+        if failure is not None:
+            return self._failed(running, plan, record, failure)
+        return self._endings.done(running.job, plan, record, result)
+
+    def _prepare(self, running: Running) -> tuple[Plan, Record, dict[str, Any]] | Outcome:
+        """What is to be run; or the outcome, if that cannot be found out."""
         try:
-            record = decode_record(job.raw)
+            record = self._read(running)
         except UndecodableRecord as error:
             return self._dead(running, "?", error)
         plan = self._plans.get(record.task)
         if plan is None:
-            self._counts.unknown += 1
-            log.warning(
-                "job.unknown_task", job=job.id, task=record.task, again_in_s=self._settings.unknown_task_delay
-            )
-            delay_ms = round(self._settings.unknown_task_delay * 1000)
-            return Outcome(job.id, job.token, Verdict.RELEASE, delay_ms)
+            self._counts.queue(running.lane.queue).unknown += 1
+            delay_s = self._settings.unknown_task_delay
+            log.warning("job.unknown_task", job=running.job.id, task=record.task, again_in_s=delay_s)
+            return _released(running, round(delay_s * 1000))
+        running.counts = self._counts.task(plan.name)
         try:
-            arguments = plan.decode(record.args)
+            return plan, record, plan.decode(record.args)
         except InvalidArguments as error:
             return self._dead(running, plan.name, error)
         except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything when it is built
             return self._failed(running, plan, record, error)
 
-        scope = running.scope
-        result: Any = None
-        failure: BaseException | None = None
-        with scope:
-            try:
-                result = await self._call(running, plan, record, arguments)
-            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
-                stop, failure = _split(error)
-                if stop is not None:
-                    raise stop from None
-        if running.ending is Ending.LOST:
-            self._counts.lost += 1
-            log.warning("job.lease_lost", job=job.id, task=plan.name, token=job.token)
-            return None
-        if running.ending is Ending.SHUTDOWN and (scope.cancelled_caught or failure is not None):
-            return self._release(running)
-        if scope.cancelled_caught:
-            cleanup_failed = failure
-            failure = JobTimeout(f"ran longer than its timeout of {self._timeout(plan, record):g} s")
-            failure.__cause__ = cleanup_failed
-        if failure is not None:
-            return self._failed(running, plan, record, failure)
-        return self._done(running, plan, record, result)
+    def _read(self, running: Running) -> Record:
+        """The job's record. From here on, what this task logs and traces is about the job. Raises UndecodableRecord."""
+        job, spans = running.job, self._spans
+        about = JobInScope(job.id, "?", running.lane.queue, job.tries + 1)
+        job_in_scope.set(about)
+        try:
+            record = decode_record(job.raw)
+        except UndecodableRecord:
+            if spans is not None:
+                spans.arrived(running.receipt, None, None)
+            raise
+        about.task = record.task
+        if spans is not None:
+            parent = spans.arrived(running.receipt, about, record.traceparent)
+            running.span = spans.run(about, parent, self._worker)
+        return record
 
     async def _call(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> Any:
         if plan.run_in == "trio":
@@ -251,9 +287,15 @@ class Executor:
 
     def _begin(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> None:
         """The clock starts. Not before: waiting for a thread or a process is not running."""
-        running.scope.deadline = deadline = trio.current_time() + self._timeout(plan, record)
+        running.began = began = trio.current_time()
+        if running.span is not None and (plan.run_in != "trio" or plan.rate_limit is not None):
+            running.span.note("handler.started")  # until now it waited
+        running.scope.deadline = deadline = began + _timeout_s(plan, record)
+        wait, job = running.counts.wait, running.job
+        if wait is not None and not job.tries and record.enqueued_ms:
+            # The client's clock is another machine's and may be ahead.
+            wait.observe(max(0.0, self._wall_clock() - (record.enqueued_ms + record.delay_ms) / 1000))
         if plan.context_parameter is not None:
-            job = running.job
             arguments[plan.context_parameter] = JobContext(
                 id=job.id,
                 task=plan.name,
@@ -282,91 +324,44 @@ class Executor:
             if call.abandoned:
                 # Its slot stays taken until the thread has really ended, or hanging handlers would pile up threads.
                 self.in_flight += 1
-                self._counts.abandoned += 1
+                running.counts.abandoned += 1
                 log.error("job.thread_abandoned", job=running.job.id, task=plan.name)
             else:
                 self._threads.release_on_behalf_of(running)
 
-    # --- endings ---------------------------------------------------------------------------------------------------
-
-    def _timeout(self, plan: Plan, record: Record) -> float:
-        return plan.timeout_s if record.timeout_ms is None else record.timeout_ms / 1000
-
-    def _done(self, running: Running, plan: Plan, record: Record, result: Any) -> Outcome:
-        job = running.job
-        keep_ms = plan.keep_result_ms if record.keep_result_ms is None else record.keep_result_ms
-        if not keep_ms:
-            return Outcome(job.id, job.token)
-        try:
-            detail = to_json(result)
-            if len(detail) > self._settings.max_result:
-                raise ResultTooLarge(
-                    f"its result is {len(detail)} bytes, more than worker.max_result ({self._settings.max_result})"
-                )
-        except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything
-            # The work is done, and doing it again would give the same result: a retry could not help.
-            return self._dead(running, plan.name, error)
-        return Outcome(job.id, job.token, Verdict.DONE, 0, detail, keep_ms)
+    # --- endings -----------------------------------------------------------------------------------------------------
 
     def _failed(self, running: Running, plan: Plan, record: Record, error: BaseException) -> Outcome:
-        job = running.job
-        max_retries = plan.max_retries if record.max_retries is None else record.max_retries
-        if job.tries >= max_retries:
-            return self._dead(running, plan.name, error)
-        delay_s = error.delay if isinstance(error, Retry) and error.delay is not None else None
-        if delay_s is None:
-            delay_s = plan.backoff.delay(job.tries, self._rng)
-        log.warning(
-            "job.failed",
-            job=job.id,
-            task=plan.name,
-            attempt=job.tries + 1,
-            error=f"{type(error).__name__}: {_text(error)}",
-            again_in_s=round(delay_s, 3),
-        )
-        detail = self._failure(job, error)
-        return Outcome(job.id, job.token, Verdict.RETRY, max(1, round(delay_s * 1000)), detail)
+        if running.span is not None:
+            running.span.fail(error)
+        return self._endings.failed(running.job, plan, record, error)
 
     def _dead(self, running: Running, task: str, error: BaseException) -> Outcome:
-        job = running.job
-        log.error(
-            "job.dead",
-            job=job.id,
-            task=task,
-            attempt=job.tries + 1,
-            error=f"{type(error).__name__}: {_text(error)}",
-        )
-        return Outcome(job.id, job.token, Verdict.DEAD, 0, self._failure(job, error))
+        if running.span is not None:
+            running.span.fail(error)
+        return self._endings.dead(running.job, task, error)
 
-    def _release(self, running: Running) -> Outcome:
-        return Outcome(running.job.id, running.job.token, Verdict.RELEASE)
-
-    def _failure(self, job: ClaimedJob, error: BaseException) -> bytes:
-        text = ""
-        if error.__traceback__ is not None or error.__cause__ is not None:
-            lines = traceback.format_exception(type(error), error, _from_handler(error.__traceback__))
-            text = _encodable("".join(lines))[-MAX_TRACEBACK:]
-        return encode_failure(Failure(type(error).__name__, _text(error), job.tries + 1, self._worker, text))
+    # --- afterwards ------------------------------------------------------------------------------------------------
 
     def _settled(self, lane: Lane, outcome: Outcome, accepted: bool) -> None:
-        counts = self._counts
-        if accepted:
-            if outcome.verdict is Verdict.DONE:
-                counts.completed += 1
-            elif outcome.verdict is Verdict.RETRY:
-                counts.retried += 1
-            elif outcome.verdict is Verdict.DEAD:
-                counts.dead += 1
-            else:
-                counts.released += 1
-        else:
-            counts.stale += 1
-            log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
         held = self.held.get(lane, {})
         running = held.get(outcome.id)
+        task = self._counts.other
         # The same job may have been claimed again meanwhile, by ourselves: that is another lease.
         if running is not None and running.job.token == outcome.token:
+            task = running.counts
             del held[outcome.id]
+        if not accepted:
+            self._counts.queue(lane.queue).stale += 1
+            log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
+        elif outcome.verdict is Verdict.DONE:
+            task.completed += 1
+        elif outcome.verdict is Verdict.RETRY:
+            task.retried += 1
+        elif outcome.verdict is Verdict.DEAD:
+            task.dead += 1
+        else:
+            self._counts.queue(lane.queue).released += 1
 
     def _forget(self, running: Running) -> None:
         held = self.held[running.lane]
@@ -379,32 +374,9 @@ class Executor:
         self._slot_freed = trio.Event()
 
 
-def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """What stops the handler from outside, and what it raised itself: a handler's own nursery may raise both."""
-    stops = (trio.Cancelled, KeyboardInterrupt)
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(stops)
-    return (error, None) if isinstance(error, stops) else (None, error)
+def _timeout_s(plan: Plan, record: Record) -> float:
+    return plan.timeout_s if record.timeout_ms is None else record.timeout_ms / 1000
 
 
-def _from_handler(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames between us and the handler, which tell its author nothing."""
-    later = trace
-    while (
-        later is not None
-        and later.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_HANDLERS
-    ):
-        later = later.tb_next
-    return later or trace
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return _encodable(str(error))[:MAX_TRACEBACK]
-    except Exception:  # noqa: BLE001  # it is the user's code, and already failing
-        return "<its str() failed>"
-
-
-def _encodable(text: str) -> str:
-    """Without lone surrogates, which file names that are not UTF-8 bring and no JSON can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _released(running: Running, delay_ms: int = 0) -> Outcome:
+    return Outcome(running.job.id, running.job.token, Verdict.RELEASE, delay_ms)

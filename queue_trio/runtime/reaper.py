@@ -78,6 +78,7 @@ class Reaper:
             log.error("job.poison", lane=str(lane), job=job_id)
         for worker in swept.buried_workers:
             log.warning("worker.gone", lane=str(lane), worker=worker)
-        self._counts.reclaimed += len(swept.reclaimed)
-        self._counts.poisoned += len(swept.poisoned)
+        counts = self._counts.queue(lane.queue)
+        counts.reclaimed += len(swept.reclaimed)
+        counts.poisoned += len(swept.poisoned)
         return LIMIT in (swept.promoted, len(swept.reclaimed) + len(swept.poisoned))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from queue_trio.core.job import Lane, Outcome
     from queue_trio.core.store import Store
+    from queue_trio.tracing.spans import Spans
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """Results and tracebacks per call, roughly."""
@@ -25,8 +26,9 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 class Settler:
     """`on_settled(lane, outcome, accepted)` hears of every outcome once, when its fate is known."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, spans: Spans | None = None) -> None:
         self._store = store
+        self._spans = spans
         self._waiting: dict[Lane, deque[Outcome]] = {}
         self._work = trio.Event()
         self._progress = trio.Event()
@@ -68,8 +70,11 @@ class Settler:
 
     async def _settle(self, lane: Lane, queue: deque[Outcome]) -> None:
         batch = self._under_way.setdefault(lane, _batch(queue))
+        began_ns = 0 if self._spans is None else self._spans.now_ns()
         accepted = await self._store.settle(lane, batch)
         del self._under_way[lane]
+        if self._spans is not None:
+            self._spans.settled(lane.queue, began_ns, batch, accepted)
         for outcome, yes in zip(batch, accepted, strict=True):
             queue.popleft()
             self.on_settled(lane, outcome, yes)

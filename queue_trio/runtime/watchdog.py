@@ -6,6 +6,7 @@ function is on it.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 log = structlog.get_logger(__name__)
+
+LAG_WINDOW_S = 15.0
+"""`worst_lag_s` looks back for so long, and for up to as long again."""
 
 
 class StallWatchdog:
@@ -37,8 +41,26 @@ class StallWatchdog:
         self._clock = clock
         self._beat = clock()
         self._stop = threading.Event()
+        self._ticking = False
         self.stalls = 0
-        self.lag_s = 0.0
+        self._window_end = -math.inf
+        self._lag_now_s = 0.0
+        self._lag_before_s = 0.0
+
+    @property
+    def worst_lag_s(self) -> float:
+        """The longest the loop was late in the last LAG_WINDOW_S to twice that, being late right now included."""
+        now = self._clock()
+        self._turn(now)
+        late_s = now - self._beat - self._limit_s / 4 if self._ticking else 0.0
+        return max(self._lag_now_s, self._lag_before_s, late_s)
+
+    def _turn(self, now: float) -> None:
+        if now >= self._window_end:
+            over = now >= self._window_end + LAG_WINDOW_S
+            self._lag_before_s = 0.0 if over else self._lag_now_s
+            self._lag_now_s = 0.0
+            self._window_end = now + LAG_WINDOW_S
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -53,14 +75,17 @@ class StallWatchdog:
             finally:
                 # The thread sees this within a moment; abandoning it is only not waiting for that moment.
                 self._stop.set()
+                self._ticking = False
 
     async def _tick(self) -> None:
         interval = self._limit_s / 4
         while True:
+            self._ticking = True
             before = self._clock()
             await trio.sleep(interval)
-            self._beat = self._clock()
-            self.lag_s = max(0.0, self._beat - before - interval)
+            self._beat = now = self._clock()
+            self._turn(now)
+            self._lag_now_s = max(self._lag_now_s, now - before - interval)
 
     def _watch(self, thread_id: int) -> None:
         reported = False

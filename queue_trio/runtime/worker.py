@@ -1,7 +1,7 @@
 """A worker: composes the runtime's parts into one nursery tree and gives it one way to end.
 
     run
-    ├── services          renewer, reaper, settler, stall watchdog: live as long as any handler does
+    ├── services          renewer, reaper, settler, stall watchdog, metrics updater: live as long as any handler does
     │   └── handlers      one task per job
     │       └── fetcher   (in the body) claims until told to stop
     └── finish            in a shielded scope with a deadline: last outcomes, release, deregister
@@ -27,11 +27,16 @@ import trio
 from queue_trio.client import QueueClient
 from queue_trio.core.dequeue import strategy_from_name
 from queue_trio.errors import QueueTrioError
-from queue_trio.redis.client import CLOSE_TIMEOUT_S, Client
+from queue_trio.redis.client import Client
+from queue_trio.redis.limiter import TrioTimer
+from queue_trio.redis.operations import RedisOperations
+from queue_trio.redis.pool import CLOSE_TIMEOUT_S
 from queue_trio.redis.store import RedisStore
 from queue_trio.runtime.counts import Counts
 from queue_trio.runtime.executor import Executor
 from queue_trio.runtime.fetcher import Fetcher
+from queue_trio.runtime.metrics_updater import MetricsUpdater
+from queue_trio.runtime.pacer import Pacer
 from queue_trio.runtime.plan import make_plan
 from queue_trio.runtime.reaper import Reaper
 from queue_trio.runtime.renewer import Renewer
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from types import CodeType
 
     from queue_trio.app import App
+    from queue_trio.core.job import Lane
+    from queue_trio.core.operations import Lengths
     from queue_trio.core.store import Store
 
 log = structlog.get_logger(__name__)
@@ -62,15 +69,16 @@ class Worker:
         settings = app.settings.worker
         self.app = app
         self.id = secrets.token_hex(8)
-        self.counts = Counts()
+        observed = app.settings.http.port is not None
+        self.counts = Counts.for_tasks(_named_tasks(app), timed=observed)
         self._settings = settings
         self._rng = rng or random.Random()
-        self._redis: Client | None = None
+        self.redis: Client | None = None
         if store is None:
-            self._redis = Client.from_settings(
+            self.redis = Client.from_settings(
                 app.settings.redis, name=f"queue-trio:{app.name}:{self.id}", wait_when_refused=True
             )
-            store = RedisStore(self._redis, prefix=app.settings.redis.prefix, incarnation=self.id)
+            store = RedisStore(self.redis, prefix=app.settings.redis.prefix, incarnation=self.id)
             self._client = app.client()
         else:
             self._client = QueueClient(app, store=store)
@@ -82,41 +90,100 @@ class Worker:
 
         plans = {name: make_plan(task, settings) for name, task in app.tasks.items()}
         strategy = strategy_from_name(settings.dequeue_strategy, settings.weights, settings.looped_wait)
-        self._settler = Settler(store)
+        self.spans = app.spans
+        self._settler = Settler(store, spans=self.spans)
+        limits = {plan.rate_limit for plan in plans.values() if plan.rate_limit is not None}
+        self.pacer = Pacer(store.limiter, limits, timer=TrioTimer(), rng=self._rng)
         self._executor = Executor(
-            plans, settings, self._settler, self.counts, worker=self.id, client=self._client, rng=self._rng
+            plans,
+            settings,
+            self._settler,
+            self.counts,
+            self.pacer,
+            worker=self.id,
+            client=self._client,
+            rng=self._rng,
+            spans=self.spans,
         )
-        self._fetcher = Fetcher(store, self._executor, self._settler, settings, strategy, worker=self.id)
-        self._lanes = self._fetcher.lanes
-        self._renewer = Renewer(
-            store, self._executor, self._lanes, worker=self.id, lease_ms=settings.lease_ms
+        self.fetcher = Fetcher(
+            store, self._executor, self._settler, settings, strategy, worker=self.id, spans=self.spans
         )
+        self.lanes = self.fetcher.lanes
+        self._renewer = Renewer(store, self._executor, self.lanes, worker=self.id, lease_ms=settings.lease_ms)
+        self.fetcher.on_drain = self._renewer.on_drain = self._drain_on_request
         self._reaper = Reaper(
             store,
-            self._lanes,
+            self.lanes,
             settings,
             self.counts,
             rng=self._rng,
             recovery_ms=round(app.settings.redis.recovery * 1000),
         )
-        self._watchdog = StallWatchdog(
+        self.watchdog = StallWatchdog(
             settings.stall_limit,
             {code: name for name, task in app.tasks.items() if (code := _code(task.function)) is not None},
         )
+        self.updater: MetricsUpdater | None = None
+        if observed and isinstance(store, RedisStore):
+            self.updater = MetricsUpdater(
+                RedisOperations(store),
+                self.lanes,
+                interval_s=app.settings.metrics.interval,
+                jitter=app.settings.metrics.jitter,
+                rng=self._rng,
+            )
+        self.registered = False
+        self.draining = False
         self._cancel_handlers = trio.Event()
+
+    # --- how it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Handlers that run now."""
+        return self._executor.in_flight
+
+    @property
+    def full(self) -> bool:
+        """Whether no more jobs may start for now."""
+        return self._executor.free <= 0
+
+    @property
+    def held(self) -> int:
+        """Leases held."""
+        return sum(map(len, self._executor.held.values()))
+
+    @property
+    def backlog(self) -> int:
+        """Outcomes not settled yet."""
+        return self._settler.backlog
+
+    def lengths(self, lane: Lane) -> Lengths | None:
+        """What Redis said of a queue last; None if nobody looks, or what is known is stale."""
+        if self.updater is None or (self.redis is not None and self.redis.down_since is not None):
+            return None
+        return self.updater.lengths(lane)
+
+    # --- its life --------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Claim nothing more, let running jobs finish within the grace period, then end `run`."""
         self._end_within(self._settings.shutdown_grace)
-        self._fetcher.stop(self._finish_s)
+        self.fetcher.stop(self._finish_s)
+
+    def _drain_on_request(self) -> None:
+        if not self.draining:
+            log.info("worker.drain_requested", worker=self.id)
+            self.drain()
 
     def cancel(self) -> None:
         """Drain without the patience: running jobs are cancelled now and given back."""
         self._end_within(self._finish_s)
-        self._fetcher.stop(0.0)
+        self.fetcher.stop(0.0)
         self._cancel_handlers.set()
 
     def _end_within(self, seconds: float) -> None:
+        self.draining = True
         self._end = min(self._end, trio.current_time() + max(seconds, self._finish_s))
         self._starting.cancel()
 
@@ -136,15 +203,19 @@ class Worker:
                 raise _first(faults) from None
             finally:
                 await self._executor.processes.aclose()
-                if self._redis is not None:
+                if self.redis is not None:
                     with trio.CancelScope(shield=True):  # bounded by itself
-                        await self._redis.aclose()
+                        await self.redis.aclose()
+                if self.spans is not None:
+                    with trio.CancelScope(shield=True):  # bounded by `tracing.shutdown_timeout`
+                        await trio.to_thread.run_sync(self.spans.flush)
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             with self._starting:
-                for lane in self._lanes:
+                for lane in self.lanes:
                     await self._store.register(lane, worker=self.id, info=self._info())
+                self.registered = True
             if self._starting.cancelled_caught:
                 task_status.started()
             else:
@@ -163,11 +234,13 @@ class Worker:
             services.start_soon(self._renewer.run)
             services.start_soon(self._reaper.run)
             services.start_soon(self._settler.run)
-            services.start_soon(self._watchdog.run)
+            services.start_soon(self.watchdog.run)
+            if self.updater is not None:
+                services.start_soon(self.updater.run)
             async with trio.open_nursery() as handlers:
                 self._executor.open(handlers)
                 task_status.started()
-                await self._fetcher.run()
+                await self.fetcher.run()
                 await self._let_handlers_finish()
             with trio.move_on_at(self._finish_by()):
                 await self._settler.wait_below(1)
@@ -199,7 +272,7 @@ class Worker:
 
     async def _finish(self) -> None:
         """However we got here: what has ended is settled, what has not is given back, within a bounded time."""
-        if self._redis is not None and not self._redis.connects:
+        if self.redis is not None and not self.redis.connects:
             return  # it has never been reached: nothing of ours is there
         with trio.CancelScope(shield=True, deadline=self._finish_by()) as scope:
             try:
@@ -215,13 +288,14 @@ class Worker:
         log.info("worker.stopped", worker=self.id, completed=self.counts.completed)
 
     async def _settle_and_leave(self) -> None:
+        self.registered = False
         self._executor.let_go()
-        await self._fetcher.give_back()
+        await self.fetcher.give_back()
         await self._settler.flush()
-        for lane in self._lanes:
+        for lane in self.lanes:
             # A move that was cut off may yet reach the server. Out of the registry, nobody would find that job in our
             # inbox; so there we stay, until a sweep finds that we have been silent for long.
-            if lane != self._fetcher.pulling:
+            if lane != self.fetcher.pulling:
                 await self._store.deregister(lane, worker=self.id)
         if isinstance(self._store, RedisStore):
             await self._store.aclose()
@@ -236,6 +310,13 @@ class Worker:
                 "concurrency": self._settings.concurrency,
             }
         )
+
+
+def _named_tasks(app: App) -> list[str]:
+    """The tasks that are counted by name; all others are one."""
+    settings = app.settings.metrics
+    names = app.tasks if settings.tasks is None else settings.tasks
+    return list(names)[: settings.max_tasks]
 
 
 def _code(function: Callable[..., Any]) -> CodeType | None:

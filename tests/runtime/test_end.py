@@ -127,7 +127,7 @@ async def test_with_redis_down_it_ends_within_the_grace(private_redis: EmbeddedR
             await work.enqueue()
             await eventually(lambda: worker._executor.in_flight == 1)
         await private_redis.kill()
-        redis = worker._redis
+        redis = worker.redis
         assert redis is not None
         await eventually(lambda: redis.down_since is not None)
         began = trio.current_time()
@@ -153,7 +153,7 @@ async def test_drained_while_it_waits_for_redis_it_ends_at_once() -> None:
     worker = Worker(app)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(nursery.start, worker.run)
-        redis = worker._redis
+        redis = worker.redis
         assert redis is not None
         await eventually(lambda: redis.down_since is not None)
         began = trio.current_time()

@@ -19,7 +19,7 @@ from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import MAX_LIMIT, NewJob, Record, State, encode_record
 from queue_trio.errors import NoClient, NoResult
-from queue_trio.runtime.executor import MAX_TRACEBACK
+from queue_trio.runtime.endings import MAX_TRACEBACK
 from queue_trio.runtime.worker import Worker
 from tests.runtime.rig import LANE, WatchedStore, assert_audit, at_rest, make_app, memory_store, working
 from tests.support import eventually
@@ -618,7 +618,7 @@ async def test_a_bug_of_ours_costs_the_job_and_not_the_worker(
 
     async with working(app, store) as worker:
         with monkeypatch.context() as patch, capture_logs():
-            patch.setattr(worker._executor, "_done", explode)
+            patch.setattr(worker._executor._endings, "done", explode)
             await task.enqueue()
             await at_rest(store, 1)
         await task.enqueue()

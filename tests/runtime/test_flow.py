@@ -410,7 +410,7 @@ async def test_a_handler_that_blocks_the_loop_is_named() -> None:
     stalls = [line for line in logs if line["event"] == "loop.stalled"]
     assert [line["task"] for line in stalls] == ["the-culprit"]
     assert "time.sleep" in stalls[0]["stack"]
-    assert worker._watchdog.stalls == 1
+    assert worker.watchdog.stalls == 1
 
 
 async def test_a_watchdog_made_long_before_it_runs_reports_nothing() -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from queue_trio.core.job import ClaimedJob
-    from queue_trio.memory import MemoryStore
+    from queue_trio.memory.store import MemoryStore
+    from queue_trio.tracing.spans import Receipt
 
 JOIN_S = 10
 
@@ -161,8 +162,8 @@ async def test_cancelled_in_its_first_step_no_thread_is_started() -> None:
         executor = worker._executor
         start = executor.start
 
-        def start_and_cancel(lane: Lane, jobs: Sequence[ClaimedJob]) -> None:
-            start(lane, jobs)
+        def start_and_cancel(lane: Lane, jobs: Sequence[ClaimedJob], receipt: Receipt | None = None) -> None:
+            start(lane, jobs, receipt)
             executor.cancel_all()
 
         executor.start = start_and_cancel  # type: ignore[method-assign]
