@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from queue_trio.config import NOT_SETTINGS, load_settings
+from queue_trio.config.load import NOT_SETTINGS, inspect_settings, load_settings
+from queue_trio.config.schema import sections
 from queue_trio.core.dequeue import DEFAULT_WEIGHTS, Priority
 from queue_trio.core.settings import Settings
 from queue_trio.errors import ConfigError
@@ -107,8 +112,8 @@ def test_every_mistake_is_named_at_once_with_its_place(write: Write) -> None:
         f"log.level ({file}:7): is 'loud', should be 'debug', 'info', 'warning' or 'error'",
         f"redsi ({file}:4): there is no such section: did you mean redis?",
         f"worker.concurency ({file}:2): there is no such setting: did you mean concurrency?",
-        f"worker.lease ({file}:3): is 'soon', should be a valid number, unable to parse string as a number",
-        "worker.threads (QUEUE_TRIO_WORKER__THREADS): is '0', should be greater than or equal to 1",
+        f"worker.lease ({file}:3): is 'soon', should be a number from 0.3 to 86400",
+        "worker.threads (QUEUE_TRIO_WORKER__THREADS): is '0', should be a whole number from 1 to 10000, or null",
     ]
 
 
@@ -119,8 +124,11 @@ def test_every_mistake_is_named_at_once_with_its_place(write: Write) -> None:
         ("QUEUE_TRIO_REDSI__URL", "did you mean QUEUE_TRIO_REDIS__URL?"),
         ("QUEUE_TRIO_WORKER_CONCURRENCY", "did you mean QUEUE_TRIO_WORKER__CONCURRENCY?"),
         ("QUEUE_TRIO_CONFG", "did you mean QUEUE_TRIO_CONFIG?"),
-        ("QUEUE_TRIO_XYZ__URL", "choose one of redis, worker, client, producer, log"),
-        ("QUEUE_TRIO_LOG__XYZ", "choose one of level, format"),
+        (
+            "QUEUE_TRIO_XYZ__URL",
+            "choose one of redis, worker, client, producer, log, http, metrics, tracing",
+        ),
+        ("QUEUE_TRIO_LOG__XYZ", "choose one of level, format, repeat_limit, repeat_window"),
     ],
 )
 def test_a_misspelt_variable_gets_a_suggestion(variable: str, hint: str) -> None:
@@ -132,8 +140,12 @@ def test_a_misspelt_variable_gets_a_suggestion(variable: str, hint: str) -> None
 def test_settings_that_contradict_each_other(write: Write) -> None:
     file = write("worker: {retry_base: 9, retry_cap: 5}\nredis: {backoff_base: 5}\n")
     first, second = problems(file)
-    assert first.startswith(f"redis ({file}:2): backoff_base (5 s) must be no more than backoff_cap")
-    assert second.startswith(f"worker ({file}:1): retry_base (9 s) must be no more than retry_cap (5 s)")
+    assert first.startswith(
+        f"worker.retry_base ({file}:1): retry_base (9 s) must be no more than retry_cap (5 s)"
+    )
+    assert second.startswith(
+        f"redis.backoff_base ({file}:2): backoff_base (5 s) must be no more than backoff_cap"
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +160,11 @@ def test_settings_that_contradict_each_other(write: Write) -> None:
         ("x: 2024-99-99\n", ": not YAML: month must be in 1..12"),
         ("worker:\n  lease: 9\n  lease: 8\n", ":3): is there twice, first in line 2"),
         ("1: 2\n", ":1): there is no such section"),
-        ("worker: &a\n  lease: *a\n", "should be a valid number"),
+        ("worker: {2024-01-01: 3}\n", ":1): there is no such setting"),
+        ("worker: {!!binary eA==: 3}\n", ":1): there is no such setting"),
+        ("worker: {.nan: 3}\n", ":1): there is no such setting"),
+        ("producer: {priorities: {1: high}}\n", ":1): there is no such name: it must be text"),
+        ("worker: &a\n  lease: *a\n", "should be a number from 0.3"),
         ("a: " + "[" * 3000, ": not YAML: "),
     ],
 )
@@ -161,7 +177,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert problems(tmp_path / "missing.yaml") == [
         f"{tmp_path / 'missing.yaml'}: cannot be read: No such file or directory"
     ]
-    assert problems(QUEUE_TRIO_CONFIG="gone.yaml") == ["gone.yaml: cannot be read: No such file or directory"]
+    assert problems(QUEUE_TRIO_CONFIG="gone.yaml") == [
+        "gone.yaml: cannot be read (named by QUEUE_TRIO_CONFIG): No such file or directory"
+    ]
     (tmp_path / "latin.yaml").write_bytes(b"log: {level: \xff}\n")
     assert problems(tmp_path / "latin.yaml") == [f"{tmp_path / 'latin.yaml'}: is not UTF-8 text"]
 
@@ -198,3 +216,204 @@ def test_tls_files_are_looked_at(tmp_path: Path, write: Write) -> None:
     assert "no.pem" in problem
     (problem,) = problems(write("redis: {tls_cert_file: x.pem}\n"))
     assert problem.endswith("tls_cert_file is set, but the connection is not encrypted: use a rediss:// URL")
+
+
+def test_a_wrong_value_hides_no_other_mistake(write: Write) -> None:
+    file = write("worker:\n  lease: soon\n  retry_base: 700\n")
+    assert problems(file, QUEUE_TRIO_REDIS__URL="http://x") == [
+        f"worker.lease ({file}:2): is 'soon', should be a number from 0.3 to 86400",
+        f"worker.retry_base ({file}:3): retry_base (700 s) must be no more than retry_cap (600 s)",
+        "redis.url (QUEUE_TRIO_REDIS__URL): not a Redis URL (it starts with http://): use redis://, rediss:// (TLS) or unix://",
+    ]
+
+
+def test_what_is_compared_with_a_wrong_value_is_no_mistake_of_its_own(write: Write) -> None:
+    (problem,) = problems(write("worker: {retry_base: 700, retry_cap: 15m}\n"))
+    assert problem.startswith("worker.retry_cap (")
+
+
+def test_a_file_that_cannot_be_used_hides_no_misspelt_variable(tmp_path: Path) -> None:
+    first, second = problems(
+        tmp_path / "no.yaml", QUEUE_TRIO_WORKER__LEESE="1", QUEUE_TRIO_WORKER__RETRY_BASE="700"
+    )
+    assert first == f"{tmp_path / 'no.yaml'}: cannot be read: No such file or directory"
+    assert second.startswith("QUEUE_TRIO_WORKER__LEESE: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("log: {level: Wraning}", "'warning' or 'error': did you mean warning?"),
+        ("worker: {dequeue_strategy: fair}", "is 'fair', should be 'strict', 'weighted' or 'looped'"),
+        ("worker: {concurrency: yes}", "is True, should be a whole number from 1 to 10000"),
+        (
+            "worker: {weights: {high: true}}",
+            "worker.weights.high (FILE:1): is True, should be a whole number, 1 or more",
+        ),
+        (
+            "worker: {weights: {hihg: 2}}",
+            "worker.weights.hihg (FILE:1): there is no such name: did you mean high?",
+        ),
+        ("redis: {prefix: 7}", "is 7, should be 1 to 64 letters, digits, '_', '-', '.' or ':'"),
+        ("tracing: {service_name: 7}", "is 7, should be text, not empty: write it in quotes"),
+        ("lease: 9", "lease (FILE:1): there is no such section: did you mean worker.lease?"),
+        ("timeout: 9", "did you mean worker.timeout or client.timeout or tracing.timeout?"),
+        (
+            "worker: {batch: 9}",
+            "worker.batch (FILE:1): there is no such setting: did you mean producer.batch?",
+        ),
+        ("http: {port: 99999}", "is 99999, should be a whole number from 0 to 65535, or null"),
+        (
+            "http: {host: 'http://x'}",
+            "is 'http://x', use a host name or an address, without scheme, port and brackets",
+        ),
+        ("http: {token: ''}", "http.token (FILE:1): use 1 or more visible ASCII characters"),
+        ("tracing: {headers: {x y: z}}", "'x y' cannot be a header's name"),
+        ("tracing: {headers: {a: z, A: y}}", "tracing.headers.a (FILE:1): is there twice, first in line 1"),
+        (
+            "tracing: {endpoint: 'collector:4318'}",
+            "is 'collector:4318', should be an http:// or https:// URL",
+        ),
+        ("metrics: {tasks: send}", "is 'send', should be a list of text, or null"),
+    ],
+)
+def test_what_is_allowed_is_told(write: Write, text: str, problem: str) -> None:
+    file = write(text)
+    (found,) = problems(file)
+    assert problem.replace("FILE", str(file)) in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis: SECRET",
+        "redis: redis://:SECRET@host/0",
+        "redis: {url: [SECRET]}",
+        "redis: {url: {a: SECRET}}",
+        "http: SECRET",
+        "http: {token: [SECRET]}",
+        "http: {token: SECRET and more}",
+        "http: {token: *SECRET}",
+        "http: {token: !SECRET x}",
+        "http: {token: &SECRET [}",
+        "tracing: SECRET",
+        "tracing: {headers: SECRET}",
+        "tracing: {headers: [SECRET]}",
+        "tracing: {headers: {a: [SECRET]}}",
+        "tracing: {headers: {a: 'SECRET '}}",
+        "tracing: {headers: {a: {b: SECRET}}}",
+    ],
+)
+def test_no_secret_is_quoted_wherever_it_is_written(write: Write, text: str) -> None:
+    file = write(text.replace("SECRET", "hunter2"))
+    found = problems(file)
+    assert found
+    assert "hunter2" not in "\n".join(found)
+    assert "hunter2" not in repr(inspect_settings(file, environ={}))
+
+
+# --- secrets and mappings ------------------------------------------------------------------------------------------
+
+
+def test_secrets_come_from_the_file_and_from_variables(write: Write) -> None:
+    file = write(
+        "http:\n  token: from-file\ntracing:\n  headers:\n    X-Api-Key: from-file\n    Tenant: blue\n"
+    )
+    settings = load_settings(file, environ={"QUEUE_TRIO_TRACING__HEADERS__X_API_KEY": "from-variable"})
+    assert settings.http.token is not None
+    assert settings.http.token.get_secret_value() == "from-file"
+    headers = {name: value.get_secret_value() for name, value in settings.tracing.headers.items()}
+    assert headers == {"x-api-key": "from-variable", "tenant": "blue"}
+    assert "from-" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_headers_in_one_variable_and_in_several() -> None:
+    settings = load_settings(
+        environ={
+            "QUEUE_TRIO_TRACING__HEADERS": "{Tenant: blue, x-api-key: old}",
+            "QUEUE_TRIO_TRACING__HEADERS__X_API_KEY": "new",
+        }
+    )
+    headers = {name: value.get_secret_value() for name, value in settings.tracing.headers.items()}
+    assert headers == {"x-api-key": "new", "tenant": "blue"}
+
+
+def test_an_empty_variable_does_not_take_the_token_away(write: Write) -> None:
+    file = write("http: {token: from-file}\n")
+    (problem,) = problems(file, QUEUE_TRIO_HTTP__TOKEN="")
+    assert problem.startswith("http.token (QUEUE_TRIO_HTTP__TOKEN): use 1 or more visible ASCII characters")
+    assert load_settings(file, environ={"QUEUE_TRIO_HTTP__TOKEN": "null"}).http.token is None
+
+
+def test_settings_built_in_code_quote_no_input_either() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"http": {"token": ["hunter2"]}, "tracing": {"headers": "hunter2"}})
+    assert "hunter2" not in str(caught.value)
+
+
+# --- what is said of all of it -------------------------------------------------------------------------------------
+
+
+def test_a_reading_tells_where_each_value_was_written(write: Write) -> None:
+    file = write("worker:\n  lease: 60\n  weights: {high: 5}\n")
+    reading = inspect_settings(file, environ={"QUEUE_TRIO_LOG__LEVEL": "debug"})
+    assert reading.problems == []
+    assert reading.settings == load_settings(file, environ={"QUEUE_TRIO_LOG__LEVEL": "debug"})
+    assert str(reading.origin("worker", "lease")) == f"{file}:2"
+    assert str(reading.origin("worker", "weights", "high")) == f"{file}:3"
+    assert str(reading.origin("log", "level")) == "QUEUE_TRIO_LOG__LEVEL"
+    assert reading.origin("worker", "threads") is None
+
+
+def test_what_is_right_is_kept_beside_what_is_wrong(write: Write) -> None:
+    reading = inspect_settings(write("worker: {lease: 60, threads: no}\nredis: 5\n"), environ={})
+    assert len(reading.problems) == 2
+    assert reading.settings is not None
+    assert (reading.settings.worker.lease, reading.settings.worker.threads) == (60, None)
+
+
+NAMES = st.sampled_from(
+    [name for model in sections().values() for name in model.model_fields] + ["nothing", "a\nb"]
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 10**9),
+    st.floats(),
+    st.text(max_size=5),
+    st.dates(),
+    st.just(b"x"),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES | SCALARS, inner, max_size=2),
+    max_leaves=4,
+)
+FILES = st.dictionaries(
+    st.sampled_from([*sections(), "nothing"]) | SCALARS,
+    st.dictionaries(NAMES | st.integers(), VALUES) | VALUES,
+)
+VARIABLES = st.dictionaries(
+    st.builds(
+        "QUEUE_TRIO_{}__{}{}".format,
+        st.sampled_from([*sections()]),
+        NAMES,
+        st.sampled_from(["", "__a", "__a__b"]),
+    ),
+    st.text(max_size=8) | st.sampled_from(["[", "{a: b}", "1", "true", "null", "2024-99-99"]),
+    max_size=3,
+)
+
+
+@given(FILES | VALUES, VARIABLES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+def test_whatever_is_written_there_every_mistake_is_one_line(
+    tmp_path: Path, content: object, variables: dict[str, str]
+) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_text(yaml.safe_dump(content))
+    reading = inspect_settings(file, environ={name.upper(): value for name, value in variables.items()})
+    assert all(len(str(problem).splitlines()) == 1 for problem in reading.problems)
+    assert reading.problems or reading.settings is not None
+    if reading.settings is not None:
+        assert Settings.model_validate(reading.settings.model_dump(exclude_unset=True)) == reading.settings

@@ -26,7 +26,7 @@ from queue_trio.cli.errors import (
 from queue_trio.cli.output import write
 from queue_trio.cli.state import Globals
 
-COMMANDS: Final = ("worker", "producer", "enqueue", "admin", "demo")
+COMMANDS: Final = ("worker", "producer", "enqueue", "admin", "config", "check", "demo")
 """The modules of `queue_trio.cli` that bring commands, in the order of the help."""
 
 _ANYWHERE: Final = ("--config", "--debug")

@@ -45,7 +45,7 @@ def test_an_unknown_setting_in_the_environment(project: Path) -> None:
 def test_a_setting_of_the_wrong_type(project: Path) -> None:
     (project / "other.yaml").write_text("worker: {concurrency: many}\n")
     ended = run_process(project, "worker", "tasks:app", "--config", "other.yaml")
-    check(ended, 3, "worker.concurrency (other.yaml:1)", "many", "integer")
+    check(ended, 3, "worker.concurrency (other.yaml:1)", "many", "whole number")
 
 
 def test_every_wrong_setting_has_its_line(invoke: Invoke, project: Path) -> None:
