@@ -30,7 +30,7 @@ EXIT_OUTPUT_CLOSED: Final = 141
 
 EXIT_CODES: Final[Mapping[int, str]] = {
     EXIT_OK: "done; for a worker or a producer: ended as it was asked to",
-    EXIT_BROKEN: "the work went wrong: the audit found a broken promise, a queue is full",
+    EXIT_BROKEN: "the work went wrong: the audit found a broken promise, a queue is full, a job or worker is not there",
     EXIT_USAGE: "the command line is wrong: unknown option, task or queue",
     3: "a setting is unknown, has the wrong type, or contradicts another",
     4: "the app cannot be loaded: no such module or name, or its import fails",
@@ -55,7 +55,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     """Say on standard error what went wrong, in one line unless there are several mistakes, and give the exit code."""
     if isinstance(error, OutputClosed | BrokenPipeError):
         return EXIT_OUTPUT_CLOSED
-    causes = list(_leaves(error))
+    causes = list(leaves(error))
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
         return EXIT_INTERRUPTED
     if debug:
@@ -116,9 +116,10 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors themselves, out of the groups that nurseries put them in."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield error

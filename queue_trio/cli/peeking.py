@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from queue_trio.core.store import PeekedJob
 
-_WHEN = {State.SCHEDULED: "due", State.LEASED: "lease ends", State.DEAD: "died"}
+WHEN = {State.SCHEDULED: "due", State.LEASED: "lease ends", State.DEAD: "died"}
+"""What `PeekedJob.at_ms` is, by state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ def _record_json(record: Record) -> dict[str, Any]:
     return {"args": {}, "priority": str(record.priority), **found}
 
 
+def last_failure(job: PeekedJob) -> Failure | None:
+    """What ended it, or None if nothing is known. As it is, with whatever passwords the message has."""
+    if not job.errors:
+        return None
+    encoded = job.errors[-1].partition(" ")[2]
+    try:
+        return msgspec.json.decode(encoded, type=Failure)
+    except (ValueError, msgspec.DecodeError):
+        return Failure(type="?", message=job.errors[-1])
+
+
 def _failure(text: str) -> tuple[int | None, Failure]:
     """One entry of the history: "<server ms> <failure JSON>". Without passwords: drivers put URLs into messages."""
     at_ms, _, encoded = text.partition(" ")
@@ -85,7 +97,7 @@ def show(found: Sequence[Peeked], *, tracebacks: bool) -> None:
     """A table of the jobs, and below it what happened to those that failed."""
     several = len({one.queue for one in found}) > 1
     state = found[0].job.state
-    when = _WHEN.get(state)
+    when = WHEN.get(state)
     retried = any(one.job.tries or one.job.crashes for one in found)
     columns = [Column("job", whole=True), Column("priority"), Column("task"), Column("arguments")]
     if several:
@@ -100,13 +112,13 @@ def show(found: Sequence[Peeked], *, tracebacks: bool) -> None:
         if several:
             row.insert(0, one.queue)
         if when:
-            row.append("" if one.job.at_ms is None else _relative(one.job.at_ms, one.now_ms))
+            row.append("" if one.job.at_ms is None else relative(one.job.at_ms, one.now_ms))
         if retried:
             row += [str(one.job.tries), str(one.job.crashes)]
         rows.append(row)
     write_table(columns, rows)
     for one in found:
-        _show_failures(one, tracebacks=tracebacks)
+        _show_failures(one, tracebacks=tracebacks, several=several)
 
 
 def _cells(one: Peeked) -> list[str]:
@@ -119,13 +131,13 @@ def _cells(one: Peeked) -> list[str]:
     return [one.job.id, str(priority or "?"), "?", f"{record}{raw}"]
 
 
-def _show_failures(one: Peeked, *, tracebacks: bool) -> None:
+def _show_failures(one: Peeked, *, tracebacks: bool, several: bool) -> None:
     failures = one.failures
     if not failures:
         return
-    write(f"{one_line(one.job.id)}:")
+    write(f"{one.queue} {one_line(one.job.id)}:" if several else f"{one_line(one.job.id)}:")
     for at_ms, failure in failures:
-        when = "" if at_ms is None else f"{_relative(at_ms, one.now_ms)}, "
+        when = "" if at_ms is None else f"{relative(at_ms, one.now_ms)}, "
         attempt = f"attempt {failure.attempt}: " if failure.attempt else ""
         worker = f" (worker {one_line(failure.worker)})" if failure.worker else ""
         write(f"  {when}{attempt}{one_line(f'{failure.type}: {failure.message}')}{worker}")
@@ -135,12 +147,14 @@ def _show_failures(one: Peeked, *, tracebacks: bool) -> None:
                 write(f"    {indent}{one_line(line)}")
 
 
-def _relative(at_ms: int, now_ms: int) -> str:
+def relative(at_ms: int, now_ms: int) -> str:
+    """Such as "in 1.5 min" and "2.0 s ago"."""
     seconds = (at_ms - now_ms) / 1000
-    return f"in {_span(seconds)}" if seconds >= 0 else f"{_span(-seconds)} ago"
+    return f"in {span(seconds)}" if seconds >= 0 else f"{span(-seconds)} ago"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A duration in its largest unit, such as "1.5 min"."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

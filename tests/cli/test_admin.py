@@ -7,63 +7,22 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
-from queue_trio.cli import admin
-from queue_trio.core.dequeue import PRIORITIES
-from queue_trio.core.job import Failure, Lane, Outcome, Verdict, encode_failure
-from queue_trio.core.settings import RedisSettings, Settings
+from queue_trio.cli.admin import reaching
+from queue_trio.core.settings import Settings
 from queue_trio.errors import NotSent
-from queue_trio.redis.client import Client
 from queue_trio.redis.keys import LaneKeys
-from queue_trio.redis.store import RedisStore
+from tests.cli.admin_jobs import LANE, claim_all, kill_many, kill_one, put, table, with_store
 from tests.cli.conftest import SECRET, Invoke, on_terminal
 from tests.support import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from queue_trio.embedded import EmbeddedRedis
     from tests.support import SharedRedis
 
 pytestmark = pytest.mark.leaves_keys("admin looks at jobs, and no worker runs them")
-
-LANE = Lane("default")
-
-
-def with_store(url: str, act: Callable[[RedisStore], Awaitable[None]]) -> None:
-    """Let `act` change what is in Redis."""
-
-    async def run() -> None:
-        client = Client.from_settings(RedisSettings.model_validate({"url": url}), name="test")
-        try:
-            await act(RedisStore(client))
-        finally:
-            await client.aclose()
-
-    trio.run(run)
-
-
-def put(invoke: Invoke, job_id: str, *more: str) -> None:
-    assert invoke("enqueue", "tasks:app", "touch", f"path={job_id}.txt", "--id", job_id, *more).code == 0
-
-
-async def claim_all(store: RedisStore) -> None:
-    await store.claim(LANE, worker="w1", want=9, lease_ms=60_000, order=PRIORITIES)
-
-
-async def kill_one(
-    store: RedisStore,
-    message: str = "no \x1b[31mred\x1b[0m\nplease",
-    traceback: str = 'Traceback (most recent call last):\n  File "tasks.py", line 9',
-) -> None:
-    claim = await store.claim(LANE, worker="w1", want=1, lease_ms=60_000, order=PRIORITIES)
-    (job,) = claim.jobs
-    failure = encode_failure(
-        Failure(type="ValueError", message=message, attempt=1, worker="w1", traceback=traceback)
-    )
-    await store.settle(LANE, [Outcome(job.id, job.token, Verdict.DEAD, detail=failure)])
 
 
 @pytest.fixture
@@ -102,13 +61,6 @@ def test_a_queue_that_is_not_there(on_redis: Invoke) -> None:
 
 
 # --- stats ---------------------------------------------------------------------------------------------------------
-
-
-def table(text: str) -> list[dict[str, str]]:
-    """The rows of a plain table, by heading."""
-    heading, *rows = text.splitlines()
-    names = heading.split()
-    return [dict(zip(names, row.split(maxsplit=len(names)), strict=False)) | {"": row} for row in rows]
 
 
 def test_stats(on_redis: Invoke, redis_url: str) -> None:
@@ -234,6 +186,30 @@ def test_peek_at_what_makes_no_sense(invoke: Invoke, arguments: tuple[str, ...],
     assert word in ended.error
 
 
+def test_peek_takes_a_state_or_a_queue(on_redis: Invoke, redis_url: str) -> None:
+    put(on_redis, "a")
+    put(on_redis, "b")
+    with_store(redis_url, kill_one)
+    (row,) = table(on_redis("admin", "peek", "dead", "-n", "5").out.split("a:")[0])
+    assert row["job"] == "a"
+    assert [row["job"] for row in table(on_redis("admin", "peek", "default").out)] == ["b"]
+    assert "a:\n" in on_redis("admin", "peek", "dead", "--queue", "default").out
+    assert on_redis("admin", "peek", "leased").out == "no leased jobs\n"
+    # A queue that is named like a state.
+    with_store(redis_url, lambda store: kill_many(store, 1, queue="dead"))
+    assert "dead-0" in on_redis("admin", "peek", "--queue", "dead", "--state", "dead").out
+    assert on_redis("admin", "peek", "--queue", "dead").out == "no ready jobs in queue dead\n"
+
+
+def test_peek_at_two_things_at_once(invoke: Invoke) -> None:
+    ended = invoke("admin", "peek", "dead", "--state", "ready")
+    assert ended.code == 2
+    assert "for a queue named so, use --queue dead" in ended.error
+    ended = invoke("admin", "peek", "emails", "--queue", "default")
+    assert ended.code == 2
+    assert "two queues are named" in ended.error
+
+
 # --- audit ---------------------------------------------------------------------------------------------------------
 
 
@@ -321,13 +297,13 @@ def test_repair_asks_on_a_terminal(project: Path, redis_url: str, on_redis: Invo
 async def test_redis_goes_away_while_admin_looks(
     private_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(reaching, "PATIENCE_S", 0.1)
     settings = Settings.model_validate({"redis": {"url": private_redis.url}})
 
     async def look() -> None:
-        async with admin._store(settings) as store:
+        async with reaching.reach_redis(settings) as redis:
             await private_redis.kill()
-            await store.stats(LANE)
+            await redis.store.stats(LANE)
 
     with pytest.RaisesGroup(pytest.RaisesExc(NotSent, match="went away")):
         await look()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import queue_trio
-from queue_trio.cli import admin
+from queue_trio.cli.admin import reaching
 from queue_trio.cli.errors import EXIT_CODES, mask, report
 from queue_trio.errors import ConfigError, NotSent
 from tests.cli.conftest import SECRET, Invoke, command, environment, run_process
@@ -154,7 +154,7 @@ def test_a_bug_is_one_line_and_a_traceback_with_debug(
     def broken(*_: object) -> None:
         raise RuntimeError("of\nall things")
 
-    monkeypatch.setattr(admin, "read_settings", broken)
+    monkeypatch.setattr(reaching, "read_settings", broken)
     ended = invoke("admin", "stats")
     assert ended.code == 70
     assert "this is a bug in queue_trio, please report it: RuntimeError: of all things" in ended.error
