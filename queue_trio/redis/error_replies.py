@@ -15,7 +15,17 @@ from queue_trio.errors import (
 
 _CLASS_OF_CODE: dict[str, type[ServerError]] = {
     **dict.fromkeys(
-        ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "UNKILLABLE"), ServerNotReady
+        (
+            "LOADING",
+            "BUSY",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+            "READONLY",
+            "UNBLOCKED",  # a primary that becomes a replica throws out whoever waits on it
+            "UNKILLABLE",
+        ),
+        ServerNotReady,
     ),
     **dict.fromkeys(("OOM", "MISCONF", "NOREPLICAS"), ServerRefused),
     **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"), ServerUnusable),

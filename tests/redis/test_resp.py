@@ -448,6 +448,7 @@ SCRIPT_62 = "ERR Error running script (call to f_12d3d6a2eb6d57c52bb91e272cbe525
         ("CLUSTERDOWN The cluster is down", ServerNotReady, "CLUSTERDOWN"),
         ("TRYAGAIN Multiple keys request during rehashing of slot", ServerNotReady, "TRYAGAIN"),
         ("READONLY You can't write against a read only replica.", ServerNotReady, "READONLY"),
+        ("UNBLOCKED force unblock from blocking operation", ServerNotReady, "UNBLOCKED"),
         ("UNKILLABLE Sorry the script already executed write commands", ServerNotReady, "UNKILLABLE"),
         ("ERR max number of clients reached", ServerNotReady, "ERR"),
         ("OOM command not allowed when used memory > 'maxmemory'.", ServerRefused, "OOM"),

@@ -293,3 +293,25 @@ class Steps(trio.abc.Instrument):
 
     def before_task_step(self, task: Any) -> None:
         self.count += 1
+
+
+async def test_an_idle_worker_outlives_a_failover(private_redis: EmbeddedRedis) -> None:
+    """A primary that becomes a replica throws out whoever waits on it, with an error of its own (UNBLOCKED)."""
+    app, ran = make_app(FAST | {"url": private_redis.url}, lease=LEASE_S, sweep_interval=0.3), trio.Event()
+    operator = Client.from_settings(app.settings.redis, name="operator")
+
+    @app.task
+    async def work() -> None:
+        ran.set()
+
+    async with working(app) as worker, app.client() as client:
+        await eventually(lambda: worker.fetcher.activity == "waiting for jobs")
+        await operator.command("REPLICAOF", "127.0.0.1", "1")
+        await eventually(lambda: is_down(worker))
+        await operator.command("REPLICAOF", "NO", "ONE")
+        await client.enqueue(work.job())
+        with trio.fail_after(10):
+            await ran.wait()
+        await eventually(lambda: worker.counts.completed == 1)
+        assert (worker.counts.retried, worker.counts.dead) == (0, 0)
+    await operator.aclose()
