@@ -220,7 +220,7 @@ class _Port:
     async def put(
         self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
     ) -> list[Enqueued]:
-        with self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext():
+        async with self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext():
             return await self._store.enqueue(
                 lane, jobs, max_length=self._max_length, timeout_s=deadline - trio.current_time()
             )

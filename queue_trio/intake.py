@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from queue_trio.core.job import Lane, NewJob
     from queue_trio.submission import JobId, Terms
 
-ROOM: Final = Backoff(base=0.01, cap=1.0)
-"""Between two looks for room in a full queue."""
-
+ROOM: Final = Backoff(base=0.05, cap=0.25)
+"""Between two looks for room in a full queue. Who has waited long must look nearly as often as who has just come."""
 
 LOOK_S: Final = 0.05
 """No look for room begins with less time left: cut off before its answer, its outcome would be unknown."""

@@ -178,8 +178,11 @@ class _BlockingWire:
         self._connection = connection
 
     async def exchange(self, payload: bytes, timeout_s: float) -> Any:
+        ends = time.monotonic() + timeout_s
+        # Sending has no timeout of its own in redis-py, and a server that hangs takes only what its buffers hold.
+        self._connection._sock.settimeout(timeout_s)
         self._connection.send_packed_command([payload], check_health=False)
-        return self._read(timeout_s)
+        return self._read(max(0.001, ends - time.monotonic()))  # 0 would mean not to wait at all
 
     def _read(self, timeout_s: float) -> Any:
         return self._connection.read_response(timeout=timeout_s)

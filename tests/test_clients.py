@@ -20,7 +20,7 @@ import trio
 import trustme
 from pydantic import SecretStr
 
-from queue_trio import App, Job, JobId, Settings, sync_client
+from queue_trio import App, Job, JobId, Permit, RateLimit, Settings, sync_client
 from queue_trio.core.job import Lane, decode_record
 from queue_trio.core.settings import ClientSettings, RedisSettings
 from queue_trio.errors import (
@@ -65,6 +65,9 @@ class Awaitably:
     async def enqueue_many(self, jobs: Sequence[Job], **terms: Any) -> list[JobId]:
         return self.client.enqueue_many(jobs, **terms)
 
+    async def acquire(self, limit: RateLimit, *, wait: float | None = None) -> Permit:
+        return self.client.acquire(limit, wait=wait)
+
     async def result(self, job_id: str, *, queue: str = "default", wait: float = 0.0) -> Any:
         return self.client.result(job_id, queue=queue, wait=wait)
 
@@ -94,13 +97,29 @@ async def use(kind: str, app: App, body: Callable[[Any], Awaitable[Any]]) -> Any
     return await trio.to_thread.run_sync(work)
 
 
-def make_app(url: str, *, tls_ca_file: str | None = None, tls_verify: bool = True, **client: Any) -> App:
+async def pause(kind: str, seconds: float) -> None:
+    if kind == "trio":
+        await trio.sleep(seconds)
+    elif kind == "asyncio":
+        await asyncio.sleep(seconds)
+    else:
+        time.sleep(seconds)  # noqa: ASYNC251  # a blocking client's body runs in a thread of its own
+
+
+def make_app(
+    url: str,
+    *,
+    tls_ca_file: str | None = None,
+    tls_verify: bool = True,
+    read_timeout: float = 0.5,
+    **client: Any,
+) -> App:
     settings = Settings(
         redis=RedisSettings(
             url=SecretStr(url),
             tls_ca_file=tls_ca_file,
             tls_verify=tls_verify,
-            read_timeout=0.5,
+            read_timeout=read_timeout,
             backoff_cap=0.1,
             connect_timeout=0.5,
         ),
@@ -401,6 +420,33 @@ async def test_no_server_and_little_patience(kind: str, private_redis: EmbeddedR
     await use(kind, app, body)
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "sync"])
+async def test_the_breaker_opens_here_too(kind: str, private_redis: EmbeddedRedis) -> None:
+    await private_redis.kill()
+    app = make_app(private_redis.url)
+    dead, back = threading.Event(), threading.Event()
+
+    async def body(client: Any) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await client.enqueue(app.tasks["note"].job(), timeout=1)
+        breaker = (client.client if kind == "sync" else client)._foreign._breaker
+        assert breaker.opened_at is not None
+        dead.set()
+        while not back.is_set():
+            await pause(kind, 0.01)
+        await client.enqueue(app.tasks["note"].job())
+        assert breaker.opened_at is None
+
+    async def restart() -> None:
+        await eventually(dead.is_set)
+        await private_redis.restart()
+        back.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restart)
+        await use(kind, app, body)
+
+
 async def test_a_server_that_never_answers_leaves_it_open(kind: str, private_redis: EmbeddedRedis) -> None:
     app = make_app(private_redis.url, timeout=0.3)
     first, second = app.tasks["note"].job(), app.tasks["note"].job()
@@ -427,6 +473,33 @@ async def test_a_server_that_never_answers_leaves_it_open(kind: str, private_red
     patient = make_app(private_redis.url)
     await use(kind, patient, lambda client: client.enqueue(second))
     assert sorted(await ids_in(patient)) == sorted([first.id, second.id])
+
+
+async def test_a_call_too_large_for_a_hanging_servers_buffers_ends_in_time(
+    kind: str, private_redis: EmbeddedRedis
+) -> None:
+    app = make_app(f"unix://{private_redis.unix_socket}", read_timeout=20)
+    ready, frozen = threading.Event(), threading.Event()
+
+    async def body(client: Any) -> None:
+        await client.enqueue(app.tasks["note"].job())
+        ready.set()
+        while not frozen.is_set():
+            await pause(kind, 0.01)
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknown):
+            await client.enqueue_many([app.tasks["note"].job("x" * 1_000_000) for _ in range(4)], timeout=0.3)
+        assert time.monotonic() - began < 5
+
+    async def freeze() -> None:
+        await eventually(ready.is_set)
+        await private_redis.freeze()
+        frozen.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(freeze)
+        await use(kind, app, body)
+    private_redis.thaw()
 
 
 async def test_a_lost_reply_is_asked_for_again(kind: str, private_redis: EmbeddedRedis) -> None:

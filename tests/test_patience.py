@@ -16,20 +16,26 @@ import pytest
 import redis
 import trio
 
+from queue_trio.client import QueueClient
 from queue_trio.core.dequeue import PRIORITIES
-from queue_trio.core.job import Lane, Outcome
+from queue_trio.core.job import Enqueued, Lane, Outcome
 from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, QueueFull, UsageError
+from queue_trio.intake import Intake
+from queue_trio.redis.foreign import run_blocking
 from queue_trio.redis.keys import LaneKeys
 from queue_trio.redis.store import RedisStore
+from queue_trio.submission import Terms, prepare_many
 from tests.relay import open_relay
 from tests.runtime.faults import faulty_relay
+from tests.runtime.rig import memory_store
 from tests.support import eventually
-from tests.test_clients import KINDS, LANE, Awaitably, ids_in, make_app, use
+from tests.test_clients import KINDS, LANE, Awaitably, ids_in, make_app, pause, use
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from queue_trio import App
+    from queue_trio.core.job import NewJob
     from queue_trio.embedded import EmbeddedRedis
 
 pytestmark = pytest.mark.leaves_keys("only clients here: nobody runs what they enqueue")
@@ -41,15 +47,6 @@ AT_ONCE_S = 0.25
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-async def pause(kind: str, seconds: float) -> None:
-    if kind == "trio":
-        await trio.sleep(seconds)
-    elif kind == "asyncio":
-        await asyncio.sleep(seconds)
-    else:
-        time.sleep(seconds)  # noqa: ASYNC251  # a blocking client's body runs in a thread of its own
 
 
 async def both(kind: str, client: Any, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
@@ -190,6 +187,115 @@ async def test_frozen_only_the_one_that_looks_waits_for_a_timeout(
     assert len(slow) <= 4  # each took half a second, and between two of them there is the breaker's wait
 
 
+async def test_less_patience_than_a_read_timeout_is_enough_to_learn_of_an_outage(
+    kind: str, private_redis: EmbeddedRedis
+) -> None:
+    """Nobody here stays until a read timeout says that the server hangs, and yet only the first one waits."""
+    app = make_app(private_redis.url, read_timeout=20)
+    note = app.tasks["note"]
+    lenient = app.rate_limit("lenient", 5, per=60, when_down="open")
+    ready, frozen = threading.Event(), threading.Event()
+
+    async def body(client: Any) -> None:
+        await client.enqueue(note.job())
+        ready.set()
+        while not frozen.is_set():
+            await pause(kind, 0.01)
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknown):
+            await client.enqueue(note.job(), on_outage="fail", timeout=0.4)
+        assert 0.4 <= time.monotonic() - began < 10
+        for _ in range(5):
+            began = time.monotonic()
+            with pytest.raises(CircuitOpen, match="no answer for"):
+                await client.enqueue(note.job(), on_outage="fail", timeout=0.4)
+            assert not (await client.acquire(lenient, wait=0)).counted
+            assert time.monotonic() - began < AT_ONCE_S
+        await pause(kind, 0.8)
+        assert not (await client.acquire(lenient, wait=0)).counted  # this one looks
+        began = time.monotonic()
+        assert not (await client.acquire(lenient, wait=0)).counted
+        assert time.monotonic() - began < AT_ONCE_S
+        private_redis.thaw()
+        await until_through(kind, client, app)
+
+    async def freeze() -> None:
+        await eventually(ready.is_set)
+        await private_redis.freeze()
+        frozen.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(freeze)
+        await use(kind, app, body)
+
+
+@pytest.mark.parametrize("kind", ["trio", "asyncio"])
+async def test_who_is_refused_in_a_loop_lets_others_run(kind: str, private_redis: EmbeddedRedis) -> None:
+    await private_redis.kill()
+    app = make_app(private_redis.url)
+    lenient = app.rate_limit("lenient", 5, per=60, when_down="open")
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await pause(kind, 0)
+            turns += 1
+
+    async def body(client: Any) -> None:
+        with pytest.raises(CircuitOpen):
+            await client.enqueue(app.tasks["note"].job(), on_outage="fail")
+        before = turns
+        for _ in range(20):
+            with pytest.raises(CircuitOpen):
+                await client.enqueue(app.tasks["note"].job(), on_outage="fail")
+        for _ in range(20):
+            assert not (await client.acquire(lenient)).counted
+        assert turns - before >= 30  # Trio takes whose turn it is by lot
+
+    async def in_trio(client: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await body(client)
+            nursery.cancel_scope.cancel()
+
+    async def in_asyncio(client: Any) -> None:
+        task = asyncio.create_task(other())
+        await body(client)
+        task.cancel()
+
+    await use(kind, app, in_trio if kind == "trio" else in_asyncio)
+
+
+async def test_those_who_come_together_give_up_together(kind: str, private_redis: EmbeddedRedis) -> None:
+    """One finds out that the server hangs, in one read timeout. The others do not take one each, in turn."""
+    app = make_app(private_redis.url, read_timeout=1.0)
+    ready, frozen = threading.Event(), threading.Event()
+
+    async def impatient(client: Any) -> Any:
+        return await client.enqueue(app.tasks["note"].job(), on_outage="fail")
+
+    async def body(client: Any) -> float:
+        await client.enqueue(app.tasks["note"].job(), on_outage="fail")
+        ready.set()
+        while not frozen.is_set():
+            await pause(kind, 0.01)
+        began = time.monotonic()
+        told = await both(kind, client, *[impatient] * 8)
+        assert {type(error) for error in told} <= {CircuitOpen, OutcomeUnknown}
+        return time.monotonic() - began
+
+    async def freeze() -> None:
+        await eventually(ready.is_set)
+        await private_redis.freeze()
+        frozen.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(freeze)
+        assert await use(kind, app, body) < 2 * 1.0
+    private_redis.thaw()
+
+
 async def test_patient_ones_wait_on_while_impatient_ones_are_told(
     kind: str, private_redis: EmbeddedRedis
 ) -> None:
@@ -308,6 +414,101 @@ async def test_a_timeout_of_ones_own(kind: str, private_redis: EmbeddedRedis) ->
     await use(kind, app, body)
 
 
+async def test_who_leaves_a_call_before_it_was_sent_is_not_queued_with_it(
+    kind: str, private_redis: EmbeddedRedis
+) -> None:
+    """The first one leaves, and so the second sends for all who wait; then the others leave, too."""
+    app = make_app(private_redis.url)
+    jobs = [app.tasks["note"].job(str(at)) for at in range(5)]
+    patience = (0.3, 20, 0.8, 0.8, 0.8)
+    left = 0
+    ready, dead, told = threading.Event(), threading.Event(), threading.Event()
+
+    def caller(at: int) -> Callable[[Any], Awaitable[Any]]:
+        async def call(client: Any) -> Any:
+            nonlocal left
+            try:
+                return await client.enqueue(jobs[at], timeout=patience[at])
+            finally:
+                left += 1
+                if left == 4:
+                    told.set()
+
+        return call
+
+    async def body(client: Any) -> list[Any]:
+        warm = await client.enqueue(app.tasks["note"].job())
+        ready.set()
+        while not dead.is_set():
+            await pause(kind, 0.01)
+        return [warm, *await both(kind, client, *map(caller, range(5)))]
+
+    async def outage() -> None:
+        await eventually(ready.is_set)
+        await private_redis.kill()
+        dead.set()
+        await eventually(told.is_set)
+        await private_redis.restart()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outage)
+        warm, *found = await use(kind, app, body)
+    assert found.pop(1).created
+    assert type(found.pop(0)) in (
+        DeadlineExceeded,
+        OutcomeUnknown,
+    )  # sent, perhaps, before the crash was noticed
+    assert [type(error) for error in found] == [DeadlineExceeded] * 3
+    assert set(await ids_in(app)) - {warm} == {jobs[1].id}  # the crash may have lost the first
+
+
+async def test_no_time_at_all_queues_nothing_and_says_so(kind: str, redis_url: str) -> None:
+    app = make_app(redis_url)
+    late = app.tasks["note"].job()
+
+    async def body(client: Any) -> None:
+        await client.enqueue(app.tasks["note"].job())
+        with pytest.raises(DeadlineExceeded, match="nothing was queued") as caught:
+            await client.enqueue(late, timeout=0)
+        assert "e-" not in str(caught.value)  # no -7.6e-06 s
+
+    await use(kind, app, body)
+    assert late.id not in await ids_in(app)
+
+
+async def test_refused_after_an_attempt_without_a_reply_is_not_called_not_queued(
+    kind: str, private_redis: EmbeddedRedis
+) -> None:
+    """The first attempt is held up on its way: it may arrive when the caller has had its answer."""
+    job_ids: list[str] = []
+    with redis.Redis(unix_socket_path=str(private_redis.unix_socket)) as plain:
+        async with faulty_relay(private_redis) as relay:
+            app = make_app(relay.url)
+            ready, full = threading.Event(), threading.Event()
+
+            async def body(client: Any) -> None:
+                await client.enqueue(app.tasks["note"].job())
+                ready.set()
+                while not full.is_set():
+                    await pause(kind, 0.01)
+                job = app.tasks["note"].job()
+                with pytest.raises(OutcomeUnknown, match="had no reply, and then"):
+                    await client.enqueue(job)
+                job_ids.append(job.id)
+
+            async def hold_up() -> None:
+                await eventually(ready.is_set)
+                relay.forget()
+                plain.config_set("maxmemory", "1")
+                full.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hold_up)
+                await use(kind, app, body)
+        plain.config_set("maxmemory", "0")
+    assert len(job_ids) == 1
+
+
 async def test_the_second_queue_out_of_reach_is_no_word_on_the_first(
     kind: str, private_redis: EmbeddedRedis
 ) -> None:
@@ -389,6 +590,75 @@ async def test_full_until_the_end_it_says_what_got_in(kind: str, redis_url: str)
         assert time.monotonic() - began < AT_ONCE_S
 
     await use(kind, app, body)
+
+
+def test_no_look_for_room_is_cut_off_before_its_answer() -> None:
+    """Its outcome would be unknown, and the queue is known to be full."""
+    app = make_app("redis://never.asked")
+    jobs = [app.tasks["note"].job()]
+    for seed in range(50):
+        port = FullQueue()
+        intake = Intake(
+            port,
+            jobs,
+            prepare_many(jobs, now_ms=0, max_payload=1_000),
+            Terms(1.0, fail_fast=False, wait_for_room=True),
+            max_length=1,
+            rng=random.Random(seed),
+        )
+        with pytest.raises(QueueFull):
+            run_blocking(intake.run())
+        assert len(port.left) > 3
+        assert min(port.left) >= 0.05
+        assert port.now() >= 1.0
+
+
+class FullQueue:
+    """An `intake.Port` on a queue without room, with a clock of its own. `left`: the time left at each look."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.left: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+    async def put(
+        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
+    ) -> list[Enqueued]:
+        self.left.append(deadline - self.time)
+        return [Enqueued.REFUSED] * len(jobs)
+
+
+async def test_in_a_crowd_that_waits_for_room_nobody_starves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    app = make_app("redis://never.asked", max_length=10, on_full="wait")
+    store = memory_store()
+    got = [0] * 30
+
+    async def consume() -> None:
+        while True:
+            claim = await store.claim(LANE, worker="w", want=1, lease_ms=60_000, order=PRIORITIES)
+            await store.settle(LANE, [Outcome(job.id, job.token) for job in claim.jobs])
+            await trio.sleep(0.01)
+
+    async def produce(at: int) -> None:
+        while True:
+            await client.enqueue(app.tasks["note"].job())
+            got[at] += 1
+
+    async with QueueClient(app, store=store) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(consume)
+        for at in range(len(got)):
+            nursery.start_soon(produce, at)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert sum(got) > 0.95 * 60 / 0.01
+    assert max(got) < 2 * min(got)
 
 
 async def test_looking_for_room_is_cheap(redis_url: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ from queue_trio.redis.outage import News, Outage
 from queue_trio.redis.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from queue_trio.core.settings import RedisSettings
     from queue_trio.redis.connection import Connection
@@ -223,8 +223,8 @@ class Client:
 
     # --- outages ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def fail_fast(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def fail_fast(self) -> AsyncIterator[None]:
         """Within this block, calls of the present task raise CircuitOpen at their first failure instead of waiting.
 
         Raises CircuitOpen at once while Redis is known to be out of reach, unless it is time for somebody to see
@@ -234,7 +234,11 @@ class Client:
         if task in self._impatient:
             yield
             return
-        self._outage.enter(trio.current_time())
+        try:
+            self._outage.enter(trio.current_time())
+        except CircuitOpen:
+            await trio.lowlevel.checkpoint()  # who is refused in a loop must still let others run
+            raise
         self._impatient.add(task)
         try:
             yield
@@ -268,7 +272,7 @@ class Client:
                     self._failing(error, on_trouble)
                 else:
                     if self._outage.since is not None:
-                        self._recovered()
+                        self._answered(failed_before=joined or failures > 0)
                     return reply
                 if not joined and not self.failing_fast:
                     joined = True
@@ -294,7 +298,10 @@ class Client:
         except trio.WouldBlock:
             await self._limit.acquire()
         try:
-            permit = self.breaker.acquire(trio.current_time())
+            # Before anything is taken: who is cancelled already, or out of time, has certainly sent nothing.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            began = trio.current_time()
+            permit = self.breaker.acquire(began)
             connection = None
             try:
                 connection = pool.take_idle() or await pool.open()
@@ -318,7 +325,10 @@ class Client:
                 self.errors[error_kind(error)] += 1
                 raise
             except BaseException:
-                permit.cancelled(trio.current_time())
+                now = trio.current_time()
+                permit.cancelled(now)
+                if self.failing_fast:
+                    self._tell(self._outage.cut_short(now - began - wait_s, now))
                 raise
             now = trio.current_time()
             permit.success(now)
@@ -344,14 +354,7 @@ class Client:
     def _failing(self, error: InfrastructureError, on_trouble: Callable[[CircuitOpen], None] | None) -> None:
         """Note a failed try, and tell those who will not wait for the next one."""
         outage, now = self._outage, trio.current_time()
-        news = outage.failing(error, now)
-        # A line when it begins and one a minute: every further failure of the same outage says nothing new.
-        if news is News.BEGUN:
-            hint = {} if self.connects else {"hint": NEVER_REACHED}
-            log.warning("redis.unavailable", reason=outage.reason, kind=error_kind(error), **hint)
-        elif news is News.STILL:
-            for_s = round(outage.for_s(now), 1)
-            log.warning("redis.still_unavailable", for_s=for_s, reason=outage.reason, kind=error_kind(error))
+        self._tell(outage.failing(error, now), error_kind(error))
         if on_trouble is not None:
             trouble = outage.error(now)
             trouble.__cause__ = error
@@ -359,10 +362,21 @@ class Client:
         elif self.failing_fast:
             raise outage.error(now) from error
 
-    def _recovered(self) -> None:
-        if self._outage.since is not None:
-            log.info("redis.back", after_s=round(self._outage.for_s(trio.current_time()), 3))
-            self._outage.over()
+    def _tell(self, news: News | None, kind: str = Indeterminate.__name__) -> None:
+        # A line when it begins and one a minute: every further failure of the same outage says nothing new.
+        reason = self._outage.reason
+        if news is News.BEGUN:
+            hint = {} if self.connects else {"hint": NEVER_REACHED}
+            log.warning("redis.unavailable", reason=reason, kind=kind, **hint)
+        elif news is News.STILL:
+            for_s = round(self._outage.for_s(trio.current_time()), 1)
+            log.warning("redis.still_unavailable", for_s=for_s, reason=reason, kind=kind)
+
+    def _answered(self, *, failed_before: bool) -> None:
+        now = trio.current_time()
+        after_s = round(self._outage.for_s(now), 3)
+        if self._outage.over(now, failed_before=failed_before):
+            log.info("redis.back", after_s=after_s)
 
     def _breaker_changed(self, change: Transition) -> None:
         level = log.warning if change.new is State.OPEN and change.old is State.CLOSED else log.debug

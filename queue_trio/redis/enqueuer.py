@@ -66,9 +66,10 @@ class Enqueuer:
         Within `Client.fail_fast` also CircuitOpen: nothing was queued.
         """
         part = _Part(jobs)
+        timeout_s = max(0.0, timeout_s)
         self._waiting.append(part)
         try:
-            with trio.move_on_after(max(0.0, timeout_s)) as scope:
+            with trio.move_on_after(timeout_s) as scope:
                 if self._session.client.failing_fast:
                     part.impatience = scope
                 await self._take_turn()
@@ -85,7 +86,9 @@ class Enqueuer:
         if part.settled:
             return part.answers
         if part.abandoned:
-            what = f"no answer within {timeout_s:g} s" if part.trouble is None else str(part.trouble)
+            what = (
+                f"no answer within {round(timeout_s, 3):g} s" if part.trouble is None else str(part.trouble)
+            )
             raise OutcomeUnknown(
                 f"{what}, and the job may or may not be queued; "
                 "enqueue the same job object again to be sure: its id keeps it from being queued twice"
@@ -94,7 +97,9 @@ class Enqueuer:
             raise twin(part.trouble) from part.trouble.__cause__
         reason = self._session.client.reason
         why = "" if reason is None else f" ({reason})"
-        raise DeadlineExceeded(f"Redis could not be reached within {timeout_s:g} s{why}; nothing was queued")
+        raise DeadlineExceeded(
+            f"Redis could not be reached within {round(timeout_s, 3):g} s{why}; nothing was queued"
+        )
 
     async def _take_turn(self) -> None:
         # Without blocking where possible: a checkpoint costs a turn of the event loop, and nobody else may be here.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from queue_trio.core.backoff import Backoff
@@ -37,7 +37,7 @@ from queue_trio.redis.redis_py import endpoint_from, translate
 from queue_trio.redis.server import judge, parse_info
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from queue_trio.core.job import Enqueued, Lane, NewJob
     from queue_trio.core.settings import RedisSettings
@@ -152,31 +152,28 @@ class Foreign:
         if stream is None:
             # setdefault, because threads may come here together: only one stream may win.
             stream = self._streams.setdefault(key, Stream(self, lane, max_length, fail_fast=fail_fast))
-        if not fail_fast:
-            return await self._enqueue(stream, lane, jobs, deadline)
-        with self.fail_fast():
-            return await self._enqueue(stream, lane, jobs, deadline)
+        async with self.fail_fast() if fail_fast else nullcontext():
+            if lane not in self._announced:
+                await self._announce(lane, deadline, fail_fast=fail_fast)
+            return await stream.enqueue(jobs, deadline)
 
-    @contextmanager
-    def fail_fast(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def fail_fast(self) -> AsyncIterator[None]:
         """Around calls with `fail_fast=True`, so that one at a time looks whether an outage is over.
 
         Raises CircuitOpen at once while Redis is known to be out of reach, unless it is time to look.
         """
-        with self._guard:
-            self.outage.enter(self.port.now())
+        try:
+            with self._guard:
+                self.outage.enter(self.port.now())
+        except CircuitOpen:
+            await self.port.sleep(0)  # who is refused in a loop must still let others run
+            raise
         try:
             yield
         finally:
             with self._guard:
                 self.outage.leave()
-
-    async def _enqueue(
-        self, stream: Stream, lane: Lane, jobs: Sequence[NewJob], deadline: float
-    ) -> list[Enqueued]:
-        if lane not in self._announced:
-            await self._announce(lane, deadline, fail_fast=stream.fail_fast)
-        return await stream.enqueue(jobs, deadline)
 
     async def _announce(self, lane: Lane, deadline: float, *, fail_fast: bool) -> None:
         # Outside the script, because the set of lanes lies in another hash slot; and before it, so that no job is ever
@@ -232,7 +229,7 @@ class Foreign:
         try:
             while True:
                 try:
-                    reply = await self._once(step, deadline)
+                    reply = await self._once(step, deadline, fail_fast=fail_fast)
                 except _OutOfTime as error:
                     raise DeadlineExceeded(why or str(error)) from None
                 except CircuitOpen as error:
@@ -247,7 +244,7 @@ class Foreign:
                 else:
                     if self.outage.since is not None:
                         with self._guard:
-                            self.outage.over()
+                            self.outage.over(self.port.now(), failed_before=attempt > 0)
                     return reply
                 now = self.port.now()
                 if now >= deadline:
@@ -271,14 +268,15 @@ class Foreign:
             if self.outage.since is not None and self.outage.failures != failures:
                 raise self.outage.error(self.port.now())
 
-    async def _once(self, step: _Step, deadline: float) -> Any:
+    async def _once(self, step: _Step, deadline: float, *, fail_fast: bool) -> Any:
         if not await self._limit.acquire(deadline - self.port.now()):
             count = self._settings.max_connections
             raise _OutOfTime(f"all {count} connections (redis.max_connections) are busy")
         try:
+            began = self.port.now()
             with self._guard:
-                permit = self._breaker.acquire(self.port.now())
-            report = permit.cancelled
+                permit = self._breaker.acquire(began)
+            report: Callable[[float], None] | None = None
             try:
                 reply = await self._on_a_wire(step, deadline)
                 report = permit.success
@@ -294,8 +292,11 @@ class Foreign:
                 report = permit.success  # an answer, if only to refuse
                 raise
             finally:
+                now = self.port.now()
                 with self._guard:
-                    report(self.port.now())
+                    (report or permit.cancelled)(now)
+                    if report is None and fail_fast:
+                        self.outage.cut_short(now - began, now)
         finally:
             self._limit.release()
 
@@ -386,9 +387,8 @@ class Foreign:
         except ServerError as error:
             raise explained(error, endpoint) from None
         judge(parse_info(info), endpoint.display)
-        with suppress(
-            ServerUnusable
-        ):  # a server that forbids us to set a name can be worked with all the same
+        # A server that forbids us to set a name can be worked with all the same.
+        with suppress(ServerUnusable):
             await self.exchange(wire, ("CLIENT", "SETNAME", self._name), timeout_s)
 
     async def _give_back(self, wire: Wire) -> None:

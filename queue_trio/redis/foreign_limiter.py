@@ -41,7 +41,7 @@ class ForeignLimiter:
         try:
             impatient = limit.when_down != "wait"
             # Like an impatient enqueue: a known outage is not tried by every caller in turn.
-            with self._foreign.fail_fast() if impatient else nullcontext():
+            async with self._foreign.fail_fast() if impatient else nullcontext():
                 return decision(await self._foreign.persevere(step, deadline, fail_fast=impatient))
         except AWAY:
             if limit.when_down == "open":

@@ -149,9 +149,12 @@ class Stream:
         except (DeadlineExceeded, CircuitOpen):
             raise
         except QueueTrioError as error:
+            failure = error
+            if batch.maybe_sent:
+                failure = OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}")
             with self._guard:
                 for part in batch.parts:
-                    part.error = error
+                    part.error = failure
                 self._batch = None
             return
         with self._guard:

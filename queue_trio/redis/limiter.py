@@ -46,7 +46,7 @@ class RedisLimiter:
     async def _run(self, limit: RateLimit, call: Call) -> Any:
         if limit.when_down == "wait":
             return await self._client.run(call)
-        with self._client.fail_fast():
+        async with self._client.fail_fast():
             return await self._client.run(call)
 
 

@@ -8,10 +8,11 @@ the same: one such call at a time is let through once the breaker's wait is over
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from queue_trio.errors import CircuitOpen, InfrastructureError
+from queue_trio.errors import CircuitOpen, Indeterminate, InfrastructureError, ServerRefused
 
 if TYPE_CHECKING:
     from queue_trio.core.backoff import Rng
@@ -21,6 +22,14 @@ REMIND_S: Final = 60.0
 
 JITTER: Final = 0.5
 """As the breaker's: up to so much of its wait is added at random."""
+
+
+SILENCE_S: Final = 0.25
+"""Long for a server that is well. Who is in a hurry has often gone before a read timeout could tell."""
+
+
+REFUSED_S: Final = 3.0
+"""A server that refuses writes still answers reads. For so long after a refusal they prove nothing."""
 
 
 class News(Enum):
@@ -33,7 +42,17 @@ class News(Enum):
 class Outage:
     """The present outage, if there is one. `wait_s`: how long after a failure nobody impatient may try."""
 
-    __slots__ = ("_ask_at", "_asking", "_rng", "_told_at", "_wait_s", "failures", "reason", "since")
+    __slots__ = (
+        "_ask_at",
+        "_asking",
+        "_refused_at",
+        "_rng",
+        "_told_at",
+        "_wait_s",
+        "failures",
+        "reason",
+        "since",
+    )
 
     def __init__(self, rng: Rng, *, wait_s: float) -> None:
         self._rng = rng
@@ -41,6 +60,7 @@ class Outage:
         self._ask_at = 0.0
         self._asking = 0
         self._told_at = 0.0
+        self._refused_at = -math.inf
         self.since: float | None = None
         """When it began, on the caller's clock. None: there is none."""
         self.reason = ""
@@ -51,6 +71,7 @@ class Outage:
     def failing(self, error: InfrastructureError, now: float) -> News | None:
         """A try failed. Returns what is worth a line in the log: its beginning, and then one reminder a minute."""
         self.failures += 1
+        self._refused_at = now if isinstance(error, ServerRefused) else -math.inf
         if isinstance(error, CircuitOpen):
             self.reason = self.reason or str(error)  # nothing was tried: what opened it is the reason
             self._ask_at = now + error.retry_after
@@ -65,9 +86,22 @@ class Outage:
             return News.STILL
         return None
 
-    def over(self) -> None:
-        """A try succeeded."""
+    def cut_short(self, after_s: float, now: float) -> News | None:
+        """An impatient call was cancelled, or out of time, after so long without an answer. Returns as `failing`.
+
+        If that told nothing, every caller whose patience is shorter than a read timeout would spend all of it, as long
+        as the server hangs.
+        """
+        if after_s < SILENCE_S:
+            return None
+        return self.failing(Indeterminate(f"no answer for {after_s:.3g} s"), now)
+
+    def over(self, now: float, *, failed_before: bool) -> bool:
+        """A try succeeded, of a call that has `failed_before` or not. Returns whether that is the end of the outage."""
+        if self.since is None or (not failed_before and now - self._refused_at < REFUSED_S):
+            return False
         self.since = None
+        return True
 
     def join(self) -> None:
         """A patient call goes on trying until it calls `leave`: no other needs to."""

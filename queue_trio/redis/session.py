@@ -40,7 +40,7 @@ class Session:
 
         A call that is still unanswered is given up: whether it happened will never be known. Use `again` to know.
         """
-        self._doubtful = self._doubtful or self.unanswered is not None
+        self._doubtful = self._doubtful or (self.unanswered is not None and self.unanswered.maybe_sent)
         self._seq += 1
         self.unanswered = Call(script, keys, (self._seq, *args), self.on_trouble)
         return await self.again()

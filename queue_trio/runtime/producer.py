@@ -194,7 +194,8 @@ class Producer:
         unsure = False
         while jobs:
             try:
-                ids = await self._client.enqueue_many(jobs)
+                # Whatever the settings say for web requests: nobody waits for a producer.
+                ids = await self._client.enqueue_many(jobs, on_outage="wait")
             except PayloadTooLarge as error:
                 await self._enqueue_apart(jobs, error)
                 return

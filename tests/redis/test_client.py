@@ -415,6 +415,20 @@ async def test_a_probe_of_a_server_that_is_loading_or_refuses_us(private_redis: 
         assert stranger.errors == {"NOAUTH": 1}
 
 
+async def test_a_replica_is_left_and_the_primary_looked_for_again(private_redis: EmbeddedRedis) -> None:
+    """A connection to what was the primary stays open after a failover. Whoever kept it would be refused for ever."""
+    with connect(private_redis.unix_socket) as plain:
+        plain.replicaof("127.0.0.1", "1")
+        async with client_for(private_redis.url) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.run, Call(WRITE, ("counter",), ()))
+                await eventually(lambda: client.connects >= 3)
+                plain.replicaof("NO", "ONE")
+            assert client.reconnects >= 2
+            assert client.errors["READONLY"] >= 2
+            await client.ask("FLUSHALL")
+
+
 # --- those who do not wait -----------------------------------------------------------------------------------------
 
 
@@ -435,8 +449,9 @@ async def test_who_fails_fast_looks_one_at_a_time_and_only_when_nobody_else_does
     resolver.resolve = slow  # type: ignore[method-assign]
 
     async def ask() -> None:
-        with pytest.raises(CircuitOpen, match="no route to host") as caught, client.fail_fast():
-            await client.ask("PING")
+        with pytest.raises(CircuitOpen, match="no route to host") as caught:
+            async with client.fail_fast():
+                await client.ask("PING")
         assert isinstance(caught.value.__cause__, NotSent) or caught.value.__cause__ is None
 
     await ask()
@@ -473,7 +488,7 @@ async def test_who_shares_a_call_with_patient_ones_is_told_apart(private_redis: 
 
         async def put(job_id: str, *, fail_fast: bool) -> None:
             try:
-                with client.fail_fast() if fail_fast else nullcontext():
+                async with client.fail_fast() if fail_fast else nullcontext():
                     ends[job_id] = await store.enqueue(lane, [NewJob(job_id, b"{}")], timeout_s=10)
             except InfrastructureError as error:
                 ends[job_id] = type(error)

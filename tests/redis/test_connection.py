@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -633,3 +634,63 @@ async def test_a_socket_that_connected_to_itself_is_refused(monkeypatch: pytest.
 async def test_no_time_to_connect() -> None:
     with pytest.raises(NotSent, match="no answer"):
         await connect(tcp(6379), timeout=-1)
+
+
+# --- writing without a turn of the event loop ------------------------------------------------------------------------
+
+
+async def test_a_socket_that_takes_nothing_yet_is_waited_for() -> None:
+    ours, theirs = trio.socket.socketpair()
+    junk = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            junk += os.write(ours.fileno(), b"x" * 4096)
+    connection = Connection(trio.SocketStream(ours))
+    received = bytearray()
+
+    async def peer() -> None:
+        await wait_all_tasks_blocked()
+        while not received.endswith(b"PING\r\n"):
+            received.extend(await theirs.recv(65536))
+        await theirs.send(b"+PONG\r\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer)
+        assert await connection.execute("PING", timeout=10) == b"PONG"
+    assert bytes(received[junk:]) == b"*1\r\n$4\r\nPING\r\n"
+    connection.abort()
+    theirs.close()
+
+
+async def test_who_is_cancelled_already_sends_nothing() -> None:
+    ours, theirs = trio.socket.socketpair()
+    connection = Connection(trio.SocketStream(ours))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await connection.execute("PING", timeout=10)
+    assert scope.cancelled_caught
+    assert not connection.usable
+    assert await theirs.recv(10) == b""
+    theirs.close()
+
+
+async def test_a_loop_of_commands_lets_others_run_and_can_be_cancelled(redis_url: str) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with connected(parse_url(redis_url)) as connection, trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(100):
+            await connection.execute("PING", timeout=10)
+        nursery.cancel_scope.cancel()
+    assert turns >= 90
+    with trio.move_on_after(0.05) as scope:
+        async with connected(parse_url(redis_url)) as connection:
+            while True:
+                await connection.execute("PING", timeout=10)
+    assert scope.cancelled_caught

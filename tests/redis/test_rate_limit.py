@@ -168,7 +168,7 @@ def test_the_scripts_decide_as_the_model_does(redis_url: str, mode: str) -> None
 async def test_a_permit_is_for_server_time_and_nobody_goes_before_it(
     redis_url: str, kind: str, mode: Any
 ) -> None:
-    limit = RateLimit("t", 5, 0.2, mode)
+    limit = RateLimit("t", 2, 0.2, mode)
 
     def server_us() -> int:
         with redis.Redis.from_url(redis_url) as server:
@@ -176,7 +176,7 @@ async def test_a_permit_is_for_server_time_and_nobody_goes_before_it(
         return int(seconds * 1_000_000 + micros)
 
     async def body(acquire: Any) -> list[tuple[int, int]]:
-        return [((await acquire(limit)).at_us, server_us()) for _ in range(16)]
+        return [((await acquire(limit)).at_us, server_us()) for _ in range(10)]
 
     began = server_us()
     permits = await use(kind, redis_url, body)
@@ -186,11 +186,11 @@ async def test_a_permit_is_for_server_time_and_nobody_goes_before_it(
     assert slots == sorted(slots)
     if mode == "window":
         for window in {slot // limit.per_us for slot in slots}:
-            assert sum(slot // limit.per_us == window for slot in slots) <= 5
+            assert sum(slot // limit.per_us == window for slot in slots) <= 2
         # A wait ends at the window's start by the microsecond, and the caller goes at most a jitter later.
         assert sum(slot % limit.per_us == 0 for slot in slots) >= 2
     else:
-        assert min(later - before for before, later in pairwise(slots)) >= 40_000
+        assert min(later - before for before, later in pairwise(slots)) >= 100_000
 
 
 async def test_the_account_is_one_key_with_a_hash_tag_and_expires(redis_url: str) -> None:

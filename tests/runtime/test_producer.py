@@ -286,16 +286,16 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
     assert events.count("producer.waiting") == events.count("producer.goes_on")
 
 
-@pytest.fixture
+@pytest.fixture(params=["wait", "fail"])
 async def outage(
-    private_redis: EmbeddedRedis,
+    private_redis: EmbeddedRedis, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[QueueClient, Task[..., Any], EmbeddedRedis]]:
-    """A client that gives up long before an outage ends."""
+    """A client that gives up long before an outage ends, or at once: a producer waits all the same."""
     settings = Settings(
         redis=RedisSettings.model_validate(
             {"url": private_redis.url, "backoff_cap": 0.05, "breaker_open_wait": 0.05}
         ),
-        client=ClientSettings(timeout=0.1),
+        client=ClientSettings(timeout=0.1, on_outage=request.param),
     )
     app, task = declare(settings)
     async with app.client() as client:
