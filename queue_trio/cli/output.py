@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CELL_MAX = 80
-"""Characters of one cell of a plain table; a terminal folds instead."""
+"""Characters of one cell of a plain table."""
+
+FOLDED_MAX = 800
+"""Characters of one cell on a terminal, which folds them: arguments may be a megabyte."""
 
 LINE_S = 5.0
 """Long work says how far it is this often where there is no terminal."""
@@ -78,13 +81,13 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> T
             no_wrap=column.number or column.whole,
         )
     for row in rows:
-        table.add_row(*(Text(one_line(str(value))) for value in row))
+        table.add_row(*(Text(_shortened(one_line(str(value)), FOLDED_MAX)) for value in row))
     return table
 
 
 def plain_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[str]:
     """The rows under their headings, one line each."""
-    cells = [[_shortened(one_line(str(value))) for value in row] for row in rows]
+    cells = [[_shortened(one_line(str(value)), CELL_MAX) for value in row] for row in rows]
     lines = [[column.name for column in columns], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = []
@@ -118,5 +121,5 @@ def progress(doing: str) -> Iterator[Callable[[str], None]]:
     yield say_sometimes
 
 
-def _shortened(cell: str) -> str:
-    return cell if len(cell) <= CELL_MAX else cell[: CELL_MAX - 3] + "..."
+def _shortened(cell: str, length_max: int) -> str:
+    return cell if len(cell) <= length_max else cell[: length_max - 3] + "..."

@@ -64,9 +64,19 @@ class Peeked:
 
 
 def _record_json(record: Record) -> dict[str, Any]:
-    found = json.loads(msgspec.json.encode(record))
+    found = json.loads(msgspec.json.encode(msgspec.structs.replace(record, args=msgspec.Raw(b"{}"))))
     assert isinstance(found, dict)
-    return {"args": {}, "priority": str(record.priority), **found}
+    return {"priority": str(record.priority), **found, "args": _arguments_json(bytes(record.args))}
+
+
+def _arguments_json(raw: bytes) -> Any:
+    """The arguments, or their text if that is not what a program could read again: msgspec never looked into them."""
+    try:
+        found = json.loads(raw)
+        json.dumps(found, allow_nan=False, indent=2)  # as `write_json` does
+    except (ValueError, RecursionError):
+        return raw.decode(errors="backslashreplace")
+    return found
 
 
 def last_failure(job: PeekedJob) -> Failure | None:
@@ -76,7 +86,7 @@ def last_failure(job: PeekedJob) -> Failure | None:
     encoded = job.errors[-1].partition(" ")[2]
     try:
         return msgspec.json.decode(encoded, type=Failure)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, msgspec.DecodeError, RecursionError):
         return Failure(type="?", message=job.errors[-1])
 
 
@@ -89,7 +99,7 @@ def _failure(text: str) -> tuple[int | None, Failure]:
             failure, message=mask(failure.message), traceback=mask(failure.traceback)
         )
         return int(at_ms), masked
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, msgspec.DecodeError, RecursionError):
         return None, Failure(type="?", message=mask(text))
 
 

@@ -171,7 +171,8 @@ def decode_record(raw: bytes | None) -> Record:
         raise UndecodableRecord("the record is missing")
     try:
         record = _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    # RecursionError: of a record that is nested too deeply. It must not end who only looks at it.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableRecord(f"not a job record: {error}") from None
     if record.v != RECORD_VERSION:
         raise UndecodableRecord(f"record version {record.v}; this worker knows version {RECORD_VERSION}")

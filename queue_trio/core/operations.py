@@ -70,10 +70,11 @@ class WorkerSeen(msgspec.Struct, frozen=True):
     info: str
 
 
-def check_batch(ids: Sequence[str]) -> None:
-    """Raises UsageError if there are too many for one atomic step."""
+def check_batch(ids: Sequence[str], died_ms: Sequence[int | None] = ()) -> Sequence[tuple[str, int | None]]:
+    """Each id with its time of death, None for whenever. Raises UsageError if they are too many for one step."""
     if len(ids) > MAX_BATCH:
         raise UsageError(f"{len(ids)} ids in one call: give at most {MAX_BATCH} at once")
+    return list(zip(ids, died_ms or [None] * len(ids), strict=True))
 
 
 class Operations(Protocol):
@@ -113,12 +114,22 @@ class Operations(Protocol):
         """
         ...
 
-    async def purge(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        """DEAD becomes PURGED: the jobs are gone. Per id, whether it was dead."""
+    async def purge(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        """DEAD becomes PURGED: the jobs are gone. Per id, whether that was done.
+
+        `died_ms`: as `PeekedJob.at_ms` for each id, if given. Who decides by what he has read must give it: a job that
+        was replayed and died again since, or another one under the same id, is left alone.
+        """
         ...
 
-    async def replay(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        """DEAD becomes READY, at the end of its list, its tries and crashes forgotten. Per id, whether it was dead.
+    async def replay(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        """DEAD becomes READY, at the end of its list, its tries and crashes forgotten. Per id, whether that was done.
+
+        `died_ms` as for `purge`.
 
         The error history stays. Its list is that of the priority its record says, `normal` if that cannot be decoded.
         """
@@ -131,7 +142,8 @@ class Operations(Protocol):
     async def request_drain(self, lane: Lane, worker: str) -> bool:
         """Ask a worker to drain and end, in all its lanes; it learns of it with its next claim or heartbeat.
 
-        False if no such worker is registered in this lane. The request is forgotten when it leaves or registers anew.
+        False if no such worker is registered in this lane. The request is forgotten when it leaves or registers anew,
+        but not when it is buried for its silence: a frozen worker that comes back is told.
         """
         ...
 

@@ -209,14 +209,15 @@ class MemoryLane:
         silent_ms = now - WORKER_SILENT_LEASES * longest_ms
         silent = tuple(worker for worker, seen_ms in self.workers.items() if seen_ms <= silent_ms)
         for worker in silent:
-            self.bury(worker)
+            self.bury(worker, silent=True)
         return Swept(promoted, tuple(reclaimed), tuple(poisoned), silent)
 
-    def bury(self, worker: str) -> None:
+    def bury(self, worker: str, *, silent: bool = False) -> None:
         self.workers.pop(worker, None)
         self.worker_info.pop(worker, None)
         self.leases.pop(worker, None)
-        self.draining.discard(worker)
+        if not silent:
+            self.draining.discard(worker)
         returned = [id_ for inbox in self.inboxes.pop(worker, _empty_lists()).values() for id_ in inbox]
         self.to_front(returned)
         self.tell(len(returned))
@@ -237,16 +238,19 @@ class MemoryLane:
         self.counts["cancelled"] += 1
         return advance(self.jobs.pop(id_).state, Event.CANCEL)
 
-    def purge(self, id_: str) -> bool:
-        if id_ not in self.dead:
+    def _died(self, id_: str, at_ms: int | None) -> bool:
+        return id_ in self.dead and at_ms in (None, self.dead[id_])
+
+    def purge(self, id_: str, at_ms: int | None) -> bool:
+        if not self._died(id_, at_ms):
             return False
         del self.dead[id_]
         advance(self.jobs.pop(id_).state, Event.PURGE)
         self.counts["purged"] += 1
         return True
 
-    def replay(self, id_: str) -> bool:
-        if id_ not in self.dead:
+    def replay(self, id_: str, at_ms: int | None) -> bool:
+        if not self._died(id_, at_ms):
             return False
         del self.dead[id_]
         job = self.jobs[id_]

@@ -62,15 +62,19 @@ class MemoryOperations:
             ids = [id_ for id_ in ids if (at.dead[id_], id_) > after]
         return [_found(at, id_) for id_ in ids[: max(0, count)]]
 
-    async def purge(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        check_batch(ids)
+    async def purge(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        deaths = check_batch(ids, died_ms)
         at, _ = await self._store.enter(lane)
-        return [at.purge(id_) for id_ in ids]
+        return [at.purge(*death) for death in deaths]
 
-    async def replay(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        check_batch(ids)
+    async def replay(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        deaths = check_batch(ids, died_ms)
         at, _ = await self._store.enter(lane)
-        replayed = [at.replay(id_) for id_ in ids]
+        replayed = [at.replay(*death) for death in deaths]
         at.tell(sum(replayed))
         return replayed
 

@@ -31,7 +31,7 @@ LANE_KEYS: Final = (
     "worker_info",  # hash    incarnation -> JSON
     "leases",  # zset    incarnation -> how long its leases are, ms
     "stats",  # hash    conservation counters
-    "control",  # hash    paused, swept_ms, hold_until_ms, drain:<incarnation> while that shall drain
+    "control",  # hash    paused, swept_ms, hold_until_ms, drain:<incarnation> since when that shall drain
 )
 READY_KEYS: Final = tuple(f"ready:{priority.name.lower()}" for priority in PRIORITIES)
 

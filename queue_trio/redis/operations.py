@@ -23,7 +23,7 @@ from queue_trio.core.store import PeekedJob
 from queue_trio.redis import scripts
 from queue_trio.redis.client import Call
 from queue_trio.redis.keys import trail_key, trail_session
-from queue_trio.redis.reads import detailed
+from queue_trio.redis.reads import BYTES_MAX, bounded, detailed, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from queue_trio.core.job import Lane
     from queue_trio.redis.scripts import Script
     from queue_trio.redis.store import RedisStore
-
-BYTES_MAX: Final = 4 * 1024 * 1024
-"""Of records and histories in one reply, roughly: no reply may keep the server from others for long."""
 
 _LEASES_MAX: Final = 10_000
 _LEASES_PAGE: Final = 1000
@@ -64,7 +61,12 @@ class RedisOperations:
             workers=workers,
             paused=bool(paused),
             heads=tuple(
-                Head(id_.decode(), PRIORITIES[rank], raw, None if failure is None else failure.decode())
+                Head(
+                    id_.decode(),
+                    PRIORITIES[rank],
+                    raw,
+                    None if failure is None else text(failure),
+                )
                 for rank, id_, raw, failure in _rows(reply[11], 4)
             ),
         )
@@ -103,15 +105,19 @@ class RedisOperations:
                 found.append(detailed(known, raw, None, tries, crashes, errors))
         return found
 
-    async def purge(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        check_batch(ids)
-        letters = await self._change(lane, scripts.load("purge"), *ids)
+    async def purge(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        jobs = _flat(check_batch(ids, died_ms))
+        letters = await self._change(lane, scripts.load("purge"), *jobs)
         return [letter == ord("p") for letter in letters]
 
-    async def replay(self, lane: Lane, ids: Sequence[str]) -> list[bool]:
-        check_batch(ids)
+    async def replay(
+        self, lane: Lane, ids: Sequence[str], *, died_ms: Sequence[int | None] = ()
+    ) -> list[bool]:
+        jobs = _flat(check_batch(ids, died_ms))
         ranks = "".join(str(priority.rank) for priority in await self._priorities(lane, ids))
-        letters = await self._change(lane, scripts.load("replay"), ranks, *ids)
+        letters = await self._change(lane, scripts.load("replay"), ranks, *jobs)
         return [letter == ord("r") for letter in letters]
 
     async def workers(self, lane: Lane) -> list[WorkerSeen]:
@@ -153,9 +159,8 @@ class RedisOperations:
     async def _priorities(self, lane: Lane, ids: Sequence[str]) -> list[Priority]:
         """What the records of `ids` say. Scripts do not look into records, and a dead job has no other place for it."""
         key = self._store.keys(lane)["job"]
-        sizes = await self._client.ask_many([("HSTRLEN", key, id_) for id_ in ids]) if ids else []
         found: list[Priority] = []
-        for piece in _pieces(ids, sizes):
+        for piece in await bounded(self._client, [key], ids):
             for raw in await self._client.ask("HMGET", key, *piece):
                 found.append(recorded_priority(raw) or Priority.NORMAL)  # noqa: PERF401  # an await per piece
         return found
@@ -174,17 +179,9 @@ class RedisOperations:
         return Counter(owner[2:].rpartition(b":")[0] for owner in owners.values() if owner)
 
 
+def _flat(deaths: Sequence[tuple[str, int | None]]) -> list[str | int]:
+    return [value for id_, at_ms in deaths for value in (id_, "" if at_ms is None else at_ms)]
+
+
 def _rows(flat: Sequence[Any], width: int) -> Iterator[Sequence[Any]]:
     return (flat[at : at + width] for at in range(0, len(flat), width))
-
-
-def _pieces(ids: Sequence[str], sizes: Sequence[int]) -> Iterator[Sequence[str]]:
-    """Runs of ids whose records are BYTES_MAX together, or one that is larger alone."""
-    start, total = 0, 0
-    for at, size in enumerate(sizes):
-        if at > start and total + size > BYTES_MAX:
-            yield ids[start:at]
-            start, total = at, 0
-        total += size
-    if start < len(ids):
-        yield ids[start:]

@@ -5,7 +5,7 @@ Turns replies into values. Where a script must look into inboxes, it sees to it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from queue_trio.core.dequeue import PRIORITIES
 from queue_trio.core.job import Lane, State
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from queue_trio.redis.client import Client
     from queue_trio.redis.scripts import Script
+
+BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of records and histories in one reply, roughly: no reply may keep the server from others for long."""
 
 _PLACES = {State.SCHEDULED: "scheduled", State.LEASED: "lease", State.DEAD: "dead"}
 
@@ -112,11 +115,27 @@ class Reads:
         names = ("job", "owner", "tries", "crashes", "error")
         found: list[PeekedJob] = []
         for at in range(0, len(jobs), MAX_BATCH):
-            batch = jobs[at : at + MAX_BATCH]
-            ids = [job.id for job in batch]
-            columns = await self.client.ask_many([("HMGET", keys[name], *ids) for name in names])
-            found += [detailed(job, *details) for job, *details in zip(batch, *columns, strict=True)]
+            ids = [job.id for job in jobs[at : at + MAX_BATCH]]
+            for piece in await bounded(self.client, [keys["job"], keys["error"]], ids):
+                batch = jobs[len(found) : len(found) + len(piece)]
+                columns = await self.client.ask_many([("HMGET", keys[name], *piece) for name in names])
+                found += [detailed(job, *details) for job, *details in zip(batch, *columns, strict=True)]
         return found
+
+
+async def bounded(client: Client, hashes: Sequence[str], ids: Sequence[str]) -> list[Sequence[str]]:
+    """`ids` in runs whose values in these hashes are BYTES_MAX together, or one that is larger alone."""
+    asked = [("HSTRLEN", key, id_) for key in hashes for id_ in ids]
+    sizes = await client.ask_many(asked) if asked else []
+    runs: list[Sequence[str]] = []
+    start, total = 0, 0
+    for at in range(len(ids)):
+        size = sum(sizes[at :: len(ids)])
+        if at > start and total + size > BYTES_MAX:
+            runs.append(ids[start:at])
+            start, total = at, 0
+        total += size
+    return [*runs, ids[start:]] if ids else []
 
 
 def detailed(
@@ -137,8 +156,13 @@ def detailed(
         owner=owner[2:].decode() if owner else None,
         tries=int(tries or 0),
         crashes=crashes.count(b" ") + 1 if crashes else 0,
-        errors=tuple(errors.decode().split("\n")) if errors else (),
+        errors=tuple(text(errors).split("\n")) if errors else (),
     )
+
+
+def text(history: bytes) -> str:
+    """An error history, whatever is in it: nobody may be kept from looking at a job, or from purging it."""
+    return history.decode(errors="backslashreplace")
 
 
 def _scored(pairs: list[Any]) -> list[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import TYPE_CHECKING
@@ -177,6 +178,56 @@ def test_peek_shows_a_record_it_cannot_decode(
     (job,) = json.loads(on_redis("admin", "peek", "--json").out)["jobs"]
     assert job["raw"] == (None if raw is None else repr(raw))
     assert why in job["undecodable"]
+
+
+DEEP = b"[" * 5000 + b"]" * 5000
+HOSTILE = {
+    "deep": b'{"v":1,"task":"t","args":%s}' % DEEP,
+    "bigint": b'{"v":1,"task":"t","args":{"a":%s}}' % (b"9" * 6000),
+    "infinite": b'{"v":1,"task":"t","args":{"a":1e999}}',
+    "escapes": b'{"v":1,"task":"t\\u001b[2J","args":{"a":"\\u001b]0;x\\u0007"},"headers":{"\\u001b":"\\u0007"}}',
+    "latin": b'{"v":1,"task":"t","args":{"a":"\xff"}}',
+    "ages": b'{"v":1,"task":"t","enqueued_ms":9223372036854775807}',
+    "huge": b'{"v":1,"task":"t","args":{"a":"%s"}}' % (b"x" * 500_000),
+}
+HISTORIES = (b"\xff\xfe", b"99999999999999999999 {}", b'1 {"type":"\x1b[2J","message":"m\x07"}', b"1 " + DEEP)
+
+
+def test_no_job_can_stop_an_operator_from_looking_at_it_and_at_the_others(
+    on_redis: Invoke, redis_url: str, redis_server: SharedRedis, project: Path
+) -> None:
+    for name in HOSTILE:
+        put(on_redis, name)
+        with_store(redis_url, kill_one)
+    keys = LaneKeys(LANE)
+    with connect(redis_server.unix_socket) as client:
+        for name, raw in HOSTILE.items():
+            client.hset(keys["job"], name, raw)
+        for name, history in zip(HOSTILE, HISTORIES, strict=False):
+            client.hset(keys["error"], name, history)
+    for command in (
+        ("peek", "dead", "--tracebacks"),
+        ("purge-dlq", "--dry-run"),
+        *(("inspect", name, "--tracebacks") for name in HOSTILE),
+    ):
+        shown, told = on_redis("admin", *command), on_redis("admin", *command, "--json")
+        assert (shown.code, told.code, shown.err, told.err) == (0, 0, "", "")
+        assert all(char.isprintable() or char == "\n" for char in shown.out)
+        assert "Infinity" not in told.out
+        json.loads(told.out)
+    drawn = on_terminal(project, redis_url, "admin", "peek", "dead")
+    assert drawn.code == 0
+    assert "huge" in drawn.out
+    assert len(drawn.out) < 50_000
+    ended = on_redis("admin", "purge-dlq", "--yes", "--export", "out")
+    assert ended.code == 0
+    kept = {line["id"]: line for line in map(json.loads, (project / "out").read_text().splitlines())}
+    for name, raw in HOSTILE.items():
+        line = kept[name]
+        found = (
+            base64.b64decode(line["record_base64"]) if "record_base64" in line else line["record"].encode()
+        )
+        assert found == raw
 
 
 @pytest.mark.parametrize(("arguments", "word"), [(("--state", "gone"), "'--state'"), (("-n", "0"), "'-n'")])

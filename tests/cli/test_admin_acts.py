@@ -318,6 +318,28 @@ def test_drain_waits_no_longer_than_it_is_told(on_redis: Invoke, redis_url: str)
     assert "--timeout goes with --wait" in on_redis("admin", "drain", "x", "--timeout", "1", "--yes").error
 
 
+def test_drain_says_so_if_a_worker_is_silent(
+    on_redis: Invoke, redis_url: str, redis_server: SharedRedis
+) -> None:
+    async def beat(store: RedisStore) -> None:
+        await enlist(store)
+        await store.renew(LANE, worker=WORKERS[1], lease_ms=1000, held=[])
+
+    with_store(redis_url, beat)
+    keys = LaneKeys(LANE)
+    with connect(redis_server.unix_socket) as client:
+        client.zadd(keys["workers"], {WORKERS[1]: int(client.time()[0] * 1000) - 90_000})
+    ended = on_redis("admin", "drain", WORKERS[1], "--yes", "--wait", "--timeout", "0.1")
+    assert ended.code == 1
+    assert (
+        "has not left within 0.1 s: not heard of for 1.5 min, so it is frozen, cut off or dead" in ended.err
+    )
+    rows = {row["worker"]: row[""] for row in table(on_redis("admin", "workers").out)}
+    assert rows[WORKERS[1]].endswith("silent draining")
+    told = json.loads(on_redis("admin", "workers", "--json").out)["workers"]
+    assert {seen["id"]: seen["silent"] for seen in told}[WORKERS[1]]
+
+
 def test_drain_ends_a_worker(on_redis: Invoke, redis_url: str, project: Path) -> None:
     env = environment(QUEUE_TRIO_REDIS__URL=redis_url, QUEUE_TRIO_WORKER__LEASE="3")
     with subprocess.Popen(

@@ -12,19 +12,22 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from queue_trio.cli.admin.dead import _Purge
+from queue_trio.cli.admin.dead import _Purge, _Replay
 from queue_trio.cli.admin.export import Export
 from queue_trio.cli.admin.filters import Filters
+from queue_trio.cli.admin.pace import Pace
 from queue_trio.cli.admin.sweeping import Plan, sweep
 from queue_trio.core.job import decode_record
 from queue_trio.core.settings import Settings
+from queue_trio.core.store import MAX_BATCH
 from queue_trio.redis.keys import LaneKeys
-from tests.cli.admin_jobs import LANE, kill_many, put, table, with_store
+from tests.cli.admin_jobs import LANE, kill_many, kill_one, put, table, with_store
 from tests.cli.conftest import ROOT, Ended, Invoke, command, environment, on_terminal, run_process
 from tests.support import connect, eventually
 
@@ -202,6 +205,25 @@ def test_old_and_new_by_the_servers_clock(
     assert ids_in(project / "rest.ndjson") == ["dead-5", "dead-1", "dead-0"]
 
 
+def test_what_dies_or_comes_of_age_while_the_question_stands_is_left(
+    on_redis: Invoke, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody replays all that was shown, and it dies again, before the operator says yes."""
+    kill(redis_url, 3)
+
+    def answer(question: str) -> None:
+        assert question == "Purge 3 dead jobs?"
+        assert on_redis("admin", "replay-dlq", "--yes", "--limit", "2").code == 0
+        with_store(redis_url, lambda store: kill_one(store, "again"))
+
+    monkeypatch.setattr("queue_trio.cli.admin.sweeping.agree", answer)
+    plan = Plan("purge", "purged", None, Filters(), None, False, False, None, False)
+    settings = Settings.model_validate({"redis": {"url": redis_url}})
+    assert sweep(settings, plan, _Purge(None)) == 0
+    assert capsys.readouterr().out.endswith("1 job purged\n")
+    assert counts(on_redis) == (1, 1, 1)
+
+
 def test_purge_without_a_file(on_redis: Invoke, redis_url: str, project: Path) -> None:
     kill(redis_url, 3)
     ended = on_redis("admin", "purge-dlq", "--yes", "--no-export")
@@ -271,6 +293,46 @@ def test_a_full_disk_purges_nothing_that_is_not_kept(
     (act,) = acts(on_redis)
     assert act["outcome"].startswith("failed: ExportFailed")
     assert act["counts"] == {"purged": len(kept)}
+
+
+@dataclass
+class _Meanwhile:
+    """Between the look at a batch and the deed, somebody replays dead-0, and it dies again."""
+
+    deed: _Purge | _Replay
+    command: str
+
+    def details(self, *, ended: bool) -> dict[str, Any]:
+        return self.deed.details(ended=ended)
+
+    def remark(self) -> str:
+        return self.deed.remark()
+
+    async def act(
+        self, redis: Reach, lane: Lane, batch: Sequence[Dead], done: Done, stop: trio.Event
+    ) -> None:
+        (begun,) = map(json.loads, await redis.operations.trail(count=9))
+        assert (begun["phase"], begun["what"]) == ("begun", self.command)  # before anything has changed
+        assert await redis.operations.replay(lane, ["dead-0"]) == [True]
+        await kill_one(redis.store, "another reason")
+        await self.deed.act(redis, lane, batch, done, stop)
+
+    def close(self) -> None:
+        self.deed.close()
+
+
+@pytest.mark.parametrize("verb", ["purge", "replay"])
+def test_a_job_that_dies_again_behind_our_back_is_left(
+    on_redis: Invoke, redis_url: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill(redis_url, 3)
+    plan = Plan(verb, f"{verb}d", None, Filters(), None, True, False, None, False)
+    settings = Settings.model_validate({"redis": {"url": redis_url}})
+    deed = _Purge(None) if verb == "purge" else _Replay(Pace(0, batch_max=MAX_BATCH), 0)
+    assert sweep(settings, plan, _Meanwhile(deed, plan.command)) == 0
+    assert "1 were gone by then" in capsys.readouterr().out
+    (left,) = json.loads(on_redis("admin", "peek", "dead", "--json").out)["jobs"]
+    assert (left["id"], left["errors"][-1]["message"]) == ("dead-0", "another reason")
 
 
 class _InterruptedPurge(_Purge):

@@ -87,7 +87,19 @@ def test_somebody_who_never_answers_is_not_ready(capsys: pytest.CaptureFixture[s
     assert "timed out" in capsys.readouterr().out
 
 
-def test_somebody_else_who_answers_nonsense_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"SSH-2.0-hello\r\n\r\n", "no answer from"),
+        (
+            b'HTTP/1.0 503 No\r\n\r\n{"checks":{"disk":{"status":"DOWN"},"net":[1]}}',
+            "disk: {'status': 'DOWN'}",
+        ),
+    ],
+)
+def test_somebody_else_who_answers_is_not_ready(
+    capsys: pytest.CaptureFixture[str], sent: bytes, shown: str
+) -> None:
     import threading
 
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -96,13 +108,13 @@ def test_somebody_else_who_answers_nonsense_is_not_ready(capsys: pytest.CaptureF
             connection, _ = other.accept()
             with connection:
                 connection.recv(1000)
-                connection.sendall(b"SSH-2.0-hello\r\n\r\n")
+                connection.sendall(sent)
 
         thread = threading.Thread(target=answer)
         thread.start()
         assert main(["check", "--port", str(other.getsockname()[1])]) == 1
         thread.join()
-    assert "no answer from" in capsys.readouterr().out
+    assert shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("port", "why"), [("null", "is not set"), ("0", "is 0, any free port")])

@@ -284,6 +284,31 @@ async def test_purged_jobs_are_gone_and_what_is_not_dead_is_left_alone(world: Wo
     assert (await find(world, "a")).errors == ()
 
 
+@pytest.mark.parametrize("change", ["purge", "replay"])
+async def test_a_job_that_died_again_is_not_the_one_that_was_meant(world: World, change: str) -> None:
+    """Two operators: while one looks at a dead job, the other replays it, it completes, and its id is used again."""
+    await world.kill("a", "b")
+    seen = await world.operations.browse_dead(world.lane, count=9)
+    assert await world.operations.replay(world.lane, ["a"]) == [True]
+    await world.settle(done((await world.claim()).jobs[0]))
+    await world.pass_ms(2)
+    await world.kill("a")
+    act = getattr(world.operations, change)
+    ids, died_ms = [one.id for one in seen], [one.at_ms for one in seen]
+    assert await act(world.lane, ids, died_ms=died_ms) == [one.id == "b" for one in seen]
+    assert (await find(world, "a")).state is DEAD
+    (again,) = await world.operations.browse_dead(world.lane, count=9)
+    assert await act(world.lane, ["a"], died_ms=[again.at_ms]) == [True]
+
+
+async def test_a_record_nested_too_deeply_is_found_and_replayed_as_normal(world: World) -> None:
+    deep = b'{"v":1,"task":"t","args":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    await world.kill(NewJob("a", deep, CRITICAL))
+    (found,) = await world.operations.browse_dead(world.lane, count=9)
+    assert (found.priority, found.raw) == (None, deep)
+    assert await world.operations.replay(world.lane, ["a"], died_ms=[found.at_ms]) == [True]
+
+
 async def test_replayed_jobs_go_to_the_end_of_their_list_with_new_budgets(world: World) -> None:
     await world.enqueue(job("h", HIGH), "n")
     for claimed in (await world.claim()).jobs:
@@ -421,6 +446,23 @@ async def test_a_request_to_drain_is_forgotten_when_the_worker_leaves_or_registe
     await store.register(lane, worker="w", info="{}")
     assert await told(world, "w") == (False, False, False)
     await world.operations.request_drain(lane, "w")
+    await store.deregister(lane, worker="w")
+    assert await told(world, "w") == (False, False, False)
+    await store.deregister(lane, worker="w")
+
+
+async def test_a_worker_that_was_frozen_and_buried_is_still_told_to_drain(world: World) -> None:
+    store, lane = world.store, world.lane
+    await store.register(lane, worker="w", info="{}")
+    assert await world.operations.request_drain(lane, "w")
+    await world.sweep(lease_ms=100)
+    buried: tuple[str, ...] = ()
+    with trio.fail_after(10):
+        while not buried:
+            await world.pass_ms(20)
+            buried = (await world.sweep(lease_ms=100)).buried_workers
+    assert await world.operations.workers(lane) == []
+    assert await told(world, "w") == (True, True, True)
     await store.deregister(lane, worker="w")
     assert await told(world, "w") == (False, False, False)
     await store.deregister(lane, worker="w")

@@ -14,7 +14,7 @@ from queue_trio.core.operations import TRAIL_LENGTH_MAX
 from queue_trio.core.store import MAX_BATCH
 from queue_trio.redis import operations
 from queue_trio.redis.keys import trail_key, trail_session
-from tests.store.worlds import LANE, World, job, lane_keys, record
+from tests.store.worlds import HOUR_MS, LANE, World, job, lane_keys, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,3 +209,36 @@ async def test_a_store_that_closes_leaves_no_session_of_an_operator(redis: World
     assert len(await redis.client.ask("KEYS", "*:session:*")) == 2
     await redis.redis.aclose()
     assert await redis.client.ask("KEYS", "*:session:*") == []
+
+
+async def test_requests_to_drain_of_workers_that_never_came_back_do_not_pile_up(redis: World) -> None:
+    control = KEYS["control"]
+    now_ms = await redis.time.read_ms()
+    await redis.store.register(LANE, worker="here", info="{}")
+    for worker in ("here", "frozen", "gone"):
+        asked_ms = now_ms - (25 * HOUR_MS if worker != "frozen" else HOUR_MS)
+        await redis.client.ask("HSET", control, f"drain:{worker}", asked_ms)
+    await redis.client.ask("HSET", control, "paused", "0")
+    assert not await redis.operations.request_drain(LANE, "nobody")
+    assert sorted(await redis.client.ask("HKEYS", control)) == [b"drain:frozen", b"drain:here", b"paused"]
+    await redis.store.deregister(LANE, worker="here")
+    await redis.client.ask("HDEL", control, "drain:frozen")
+
+
+async def test_a_peek_at_large_jobs_asks_for_a_few_at_a_time(redis: World) -> None:
+    large = record("x" * 1_000_000)
+    for number in range(9):
+        await redis.enqueue(NewJob(f"{number}", large))
+    before = (await calls(redis))["hmget"][0]
+    found = await redis.store.peek(LANE, State.READY, count=9)
+    assert [(one.id, one.raw) for one in found] == [(f"{number}", large) for number in range(9)]
+    # Of 1 MB each four fit into one reply: three rounds of five hashes.
+    assert (await calls(redis))["hmget"][0] - before == 15
+
+
+async def test_a_history_that_is_no_text_is_shown_all_the_same(redis: World) -> None:
+    await redis.kill("a")
+    await redis.client.ask("HSET", KEYS["error"], "a", b"1 \xff\xfe")
+    found = await redis.operations.find(LANE, "a")
+    assert found is not None
+    assert found.errors == ("1 \\xff\\xfe",)

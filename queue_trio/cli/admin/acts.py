@@ -128,5 +128,8 @@ def login() -> str:
 
 
 def utc_text(at_ms: int) -> str:
-    """ISO 8601, in UTC, to the second."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """ISO 8601, in UTC, to the second; for what no calendar has, the number."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms"

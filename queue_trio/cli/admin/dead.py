@@ -138,6 +138,11 @@ def _default_path(queue: str | None) -> Path:
     return default_path(queue, utc_text(round(time.time() * 1000)))
 
 
+def _named(batch: Sequence[Dead]) -> tuple[list[str], list[int | None]]:
+    """The jobs that were looked at, and no others: who has died again since is left alone."""
+    return [dead.job.id for dead in batch], [dead.job.at_ms for dead in batch]
+
+
 @dataclass(slots=True)
 class _Purge:
     """Writes a batch down, then purges it."""
@@ -156,7 +161,8 @@ class _Purge:
     ) -> None:
         if self.export is not None:
             await self.export.append(lane, [dead.job for dead in batch])
-        done.count(lane, batch, await redis.operations.purge(lane, [dead.job.id for dead in batch]))
+        ids, died_ms = _named(batch)
+        done.count(lane, batch, await redis.operations.purge(lane, ids, died_ms=died_ms))
 
     def close(self) -> None:
         if self.export is not None:
@@ -187,7 +193,8 @@ class _Replay:
                 await stop.wait()
             if stop.is_set():
                 return
-            done.count(lane, piece, await redis.operations.replay(lane, [dead.job.id for dead in piece]))
+            ids, died_ms = _named(piece)
+            done.count(lane, piece, await redis.operations.replay(lane, ids, died_ms=died_ms))
 
     def close(self) -> None:
         """Nothing is held."""

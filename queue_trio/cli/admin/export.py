@@ -52,7 +52,7 @@ def _record(raw: bytes | None) -> dict[str, str | None]:
     try:
         text = raw.decode()
         msgspec.json.decode(raw)
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return {"record_base64": base64.b64encode(raw).decode()}
     return {"record": text}
 

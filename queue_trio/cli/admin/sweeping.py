@@ -51,7 +51,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Done:
-    """What was done so far. `gone`: jobs that were meant, but that somebody else had taken away by then."""
+    """What was done so far. `gone`: jobs that were meant, but that somebody else had replayed or purged by then."""
 
     tally: Tally = field(default_factory=Tally)
     begun: bool = False
@@ -91,9 +91,9 @@ class Deed(Protocol):
 
 def sweep(settings: Settings, plan: Plan, deed: Deed) -> int:
     """Do it, from the question to the answer, and give the exit code."""
-    meant = None
+    meant, asked_ms = None, None
     if plan.dry_run or not plan.yes:
-        meant = _survey(settings, plan)
+        meant, asked_ms = _survey(settings, plan)
         if plan.dry_run or not meant.total:
             _tell(plan, deed, Done(), meant)
             return EXIT_OK
@@ -101,7 +101,7 @@ def sweep(settings: Settings, plan: Plan, deed: Deed) -> int:
         agree(f"{plan.verb.capitalize()} {counted(meant.total, 'dead job')}?")
     done = Done()
     try:
-        ask(settings, lambda redis: _act(redis, plan, deed, done, meant))
+        ask(settings, lambda redis: _act(redis, plan, deed, done, meant, asked_ms))
     except BaseException as error:
         if done.begun:
             _note_how_far(error, plan, deed, done)
@@ -128,23 +128,29 @@ def _note_how_far(error: BaseException, plan: Plan, deed: Deed, done: Done) -> N
         say(f"interrupted in the middle of a batch: {text}")
 
 
-def _survey(settings: Settings, plan: Plan) -> Tally:
-    async def count(redis: Reach) -> Tally:
-        tally = Tally()
-        sifter = await _sifter(redis, plan, plan.limit)
+def _survey(settings: Settings, plan: Plan) -> tuple[Tally, int]:
+    """What is meant, and the server's time of that."""
+
+    async def count(redis: Reach) -> tuple[Tally, int]:
+        tally, now_ms = Tally(), await redis.now_ms()
+        sifter = await _sifter(redis, plan, plan.limit, now_ms)
         with progress("counting the dead jobs") as tell:
             while (page := await sifter.page()) is not None:
                 lane, batch = page
                 for job, kind in batch:
                     tally.add(lane.queue, kind, job.at_ms)
                 tell(f"{counted(sifter.looked, 'dead job')} looked at, {tally.total} fit")
-        return tally
+        return tally, now_ms
 
     return ask(settings, count)
 
 
-async def _act(redis: Reach, plan: Plan, deed: Deed, done: Done, meant: Tally | None) -> None:
-    sifter = await _sifter(redis, plan, meant.total if meant else plan.limit)
+async def _act(
+    redis: Reach, plan: Plan, deed: Deed, done: Done, meant: Tally | None, asked_ms: int | None
+) -> None:
+    # As of when it was asked: nobody agreed to jobs that died, or came of age, while the question stood there.
+    now_ms = await redis.now_ms() if asked_ms is None else asked_ms
+    sifter = await _sifter(redis, plan, meant.total if meant else plan.limit, now_ms)
     of_all = f" of {meant.total}" if meant else ""
     limit = {} if plan.limit is None else {"limit": plan.limit}
     filters = plan.filters.as_json() | limit
@@ -176,9 +182,9 @@ async def _sweep_pages(
             tell(f"{done.tally.total}{of_all} {plan.past}, {counted(sifter.looked, 'dead job')} looked at")
 
 
-async def _sifter(redis: Reach, plan: Plan, limit: int | None) -> Sifter:
+async def _sifter(redis: Reach, plan: Plan, limit: int | None, now_ms: int) -> Sifter:
     lanes = await redis.lanes(plan.queue)
-    return Sifter(redis.operations, lanes, plan.filters, now_ms=await redis.now_ms(), limit=limit)
+    return Sifter(redis.operations, lanes, plan.filters, now_ms=now_ms, limit=limit)
 
 
 # --- what is shown -------------------------------------------------------------------------------------------------

@@ -78,13 +78,13 @@ def _when(entry: dict[str, Any]) -> tuple[str, str]:
 def _row(act: dict[str, Any]) -> list[str]:
     if "unreadable" in act:
         return ["?", "?", "?", act["unreadable"], "?"]
-    when = (act["begun"] or act["ended"]).replace("T", " ").removesuffix("Z")
-    outcome = act.get("outcome", "unknown") if act["ended"] else "cut off, or under way"
-    who = f"{act['who']} ({act['login']})" if "login" in act else act["who"]
+    when = str(act["begun"] or act["ended"]).replace("T", " ").removesuffix("Z")
+    outcome = str(act.get("outcome", "unknown")) if act["ended"] else "cut off, or under way"
+    who = str(act.get("who", "?")) + (f" ({act['login']})" if "login" in act else "")
     # The counts first: a plain table cuts off what is too long.
     facts = {key: act[key] for key in ("queue", "counts") if key in act} | act
     about = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if key not in _SHOWN_APART)
-    return [when, who, act["what"], about, outcome]
+    return [when, who, str(act.get("what", "?")), about, outcome]
 
 
 def _short(value: Any) -> str:

@@ -53,6 +53,11 @@ class Seen:
         return max(one.lease_ms for one in self.lanes.values())
 
     @property
+    def silent(self) -> bool:
+        """Whether it should have been heard of: it is frozen, cut off, or dead."""
+        return self.silent_ms > self.lease_ms > 0
+
+    @property
     def draining(self) -> bool:
         return any(one.draining for one in self.lanes.values())
 
@@ -73,6 +78,7 @@ class Seen:
             "leased": self.leased,
             "silent_ms": self.silent_ms,
             "lease_ms": self.lease_ms,
+            "silent": self.silent,
             "draining": self.draining,
             "registered": [
                 {"queue": lane.queue, "partition": lane.partition, "leased": one.leased}
@@ -138,9 +144,7 @@ def _row(seen: Seen) -> list[str]:
 
 
 def _state(seen: Seen) -> str:
-    if seen.silent_ms > seen.lease_ms > 0:
-        return "silent"
-    return "draining" if seen.draining else ""
+    return " ".join(word for word, so in (("silent", seen.silent), ("draining", seen.draining)) if so)
 
 
 # --- drain ---------------------------------------------------------------------------------------------------------
@@ -172,12 +176,14 @@ def drain(
     async def look(redis: Reach) -> Seen:
         return _only(await read_workers(redis, None), worker)
 
-    async def act(redis: Reach) -> bool:
+    async def act(redis: Reach) -> tuple[bool, Seen]:
         async with written_down(redis, Act("drain", None, who, {"worker": seen.id})) as done:
             asked = [await redis.operations.request_drain(lane, seen.id) for lane in seen.lanes]
             if not any(asked):
                 done.outcome = "it had left already"
-        return not any(asked) or (wait and await _has_left(redis, seen.id, timeout_s))
+        if wait and any(asked):
+            return await _until_left(redis, seen, timeout_s)
+        return not any(asked), seen
 
     seen = ask(settings, look)
     left = False
@@ -185,20 +191,29 @@ def drain(
         if not yes:
             show([seen])
             agree("Drain it?")
-        left = ask(settings, act)
+        left, seen = ask(settings, act)
     if as_json:
         write_json({"dry_run": dry_run, "left": left, "worker": seen.as_json()})
     elif dry_run:
         show([seen])
         write(f"worker {seen.id} would be asked to drain")
     elif left:
-        write(f"worker {seen.id} has left")
+        write(f"worker {seen.id} {'is taken for dead' if seen.silent else 'has left'}{_silence(seen)}")
     else:
-        write(f"worker {seen.id} is asked to drain; it holds {counted(seen.leased, 'job')}")
+        write(f"worker {seen.id} is asked to drain; it holds {counted(seen.leased, 'job')}{_silence(seen)}")
     if not wait or dry_run or left:
         return EXIT_OK
-    say_error(f"worker {seen.id} has not left within {timeout_s:g} s: it drains, or is gone without a word")
+    say_error(f"worker {seen.id} has not left within {timeout_s:g} s{_silence(seen) or ': it drains'}")
     return EXIT_BROKEN
+
+
+def _silence(seen: Seen) -> str:
+    from queue_trio.cli.peeking import span
+
+    if not seen.silent:
+        return ""
+    heard = span(seen.silent_ms / 1000)
+    return f": not heard of for {heard}, so it is frozen, cut off or dead; it drains if it comes back"
 
 
 def _only(found: list[Seen], beginning: str) -> Seen:
@@ -214,15 +229,16 @@ def _only(found: list[Seen], beginning: str) -> Seen:
     raise UsageError(f"no worker's id begins with {beginning!r}{known}")
 
 
-async def _has_left(redis: Reach, worker: str, timeout_s: float) -> bool:
-    """Whether it left the registry in time."""
+async def _until_left(redis: Reach, seen: Seen, timeout_s: float) -> tuple[bool, Seen]:
+    """Whether it left the registry in time, and how it was seen last."""
     import trio
 
-    with progress(f"worker {worker} drains") as tell, trio.move_on_after(timeout_s):
+    with progress(f"worker {seen.id} drains") as tell, trio.move_on_after(timeout_s):
         while True:
-            seen = next((one for one in await read_workers(redis, None) if one.id == worker), None)
-            if seen is None:
-                return True
-            tell(f"worker {worker} drains: {counted(seen.leased, 'job')} to go")
+            now = next((one for one in await read_workers(redis, None) if one.id == seen.id), None)
+            if now is None:
+                return True, seen
+            seen = now
+            tell(f"worker {seen.id} drains: {counted(seen.leased, 'job')} to go")
             await trio.sleep(LOOK_S)
-    return False
+    return False, seen

@@ -24,5 +24,6 @@ if full then return 0 end
 redis.call('ZREM', WORKERS, worker)
 redis.call('HDEL', INFO, worker)
 redis.call('ZREM', LEASES, worker)
-redis.call('HDEL', CONTROL, 'drain:' .. worker)
+-- One that was silent may only have been frozen: it must learn of it when it comes back.
+if silent_ms == 0 then redis.call('HDEL', CONTROL, 'drain:' .. worker) end
 return 1

@@ -1,8 +1,8 @@
 -- replay: dead -> ready, at the end of its list; its tries and crashes are forgotten, its history is not
 --
 -- KEYS  session, dead, tries, crashes, stats, wake, workers, ready:critical, ready:high, ready:normal, ready:low
--- ARGV  seq, ranks (a digit per id: records are opaque here), ids
--- Output  one letter per id: r replayed, n it was not dead
+-- ARGV  seq, ranks (a digit per job: records are opaque here), then per job: id, died at ('' for whenever)
+-- Output  one letter per id: r replayed, n it was not dead, or died at another time
 --
 -- Works with memory full.
 --#include session memory ready dead
@@ -13,7 +13,7 @@ local again = recorded_reply(SESSION, seq)
 if again then return again end
 
 open_with_a_freeing_write(TRIES)
-local letters, back, positions = take_dead(DEAD, {unpack(ARGV, 3)}, 'r')
+local letters, back, positions = take_dead(DEAD, 3, 'r')
 if #back > 0 then
   redis.call('HDEL', TRIES, unpack(back))
   redis.call('HDEL', CRASHES, unpack(back))
