@@ -87,5 +87,8 @@ def _show(ok: bool, answer: Any, word: str) -> None:
         write(f"  {answer}")
         return
     for name, one in checks.items():
+        if not isinstance(one, dict) or not {"ok", "why", "since"} <= one.keys():
+            write(f"  {name}: {one}")  # whoever answers there is none of ours
+            continue
         mark = "ok" if one["ok"] else "no"
         write(f"  {name:<11} {mark}  {one['why']}" + ("" if one["ok"] else f" (since {one['since']})"))

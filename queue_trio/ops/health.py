@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import trio
 
 from queue_trio.core.breaker import State
-from queue_trio.errors import CircuitOpen, InfrastructureError
+from queue_trio.errors import CircuitOpen, InfrastructureError, UsageError
+from queue_trio.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,11 @@ PROBE_S: Final = 1.0
 FRESH_S: Final = 0.2
 """A report is given again for so long, so that many who ask cost one PING."""
 
-CLAIM_S: Final = 2.0
-"""A claim, or outcomes that must be settled first, may take so long before the worker counts as not fetching."""
+WATCH_S: Final = 2.0
+
+LATE_S: Final = 2.0
+"""The fetcher may be held up for so long, by a claim or by outcomes that must be settled first, and still count as
+fetching."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,12 @@ class Health:
                 self.report = Report({name: self._since(name, it) for name, it in found.items()})
         return self.report
 
+    async def watch(self) -> None:
+        """Look every WATCH_S for ever, so that `since` is true although nobody asked just then."""
+        while True:
+            await self.ready()
+            await trio.sleep(WATCH_S)
+
     def _since(self, name: str, finding: _Finding) -> Check:
         before = self.report.checks.get(name)
         since_s = self._wall_clock() - finding.lasts_s
@@ -126,7 +136,9 @@ class Health:
             since, why = client.down_since, str(error)
             if isinstance(error, CircuitOpen) and client.reason:
                 why = client.reason  # why it opened
-            return _Finding(False, why, 0.0 if since is None else trio.current_time() - since)
+            return _Finding(False, mask(why), 0.0 if since is None else trio.current_time() - since)
+        except UsageError:
+            return _Finding(False, "the worker has closed its connections")
         return _Finding(True, "answers")
 
     def _breaker(self) -> _Finding:
@@ -151,16 +163,15 @@ class Health:
 
     def _fetching(self) -> _Finding:
         worker, fetcher, now = self._worker, self._worker.fetcher, trio.current_time()
-        began, last = fetcher.claim_began_at, fetcher.last_claim_at
         if fetcher.consuming_since is None:
             return _Finding(False, fetcher.activity)
-        if began is not None and now - began > CLAIM_S:
-            return _Finding(False, "a claim has had no answer", now - began)
+        late_s = now - fetcher.due_at
+        if late_s > LATE_S:
+            reason = worker.redis.reason if worker.redis is not None else None
+            why = f"{fetcher.activity}, held up for {late_s:.1f} s"
+            return _Finding(False, f"{why}: {mask(reason)}" if reason else why, late_s)
         if fetcher.paused and fetcher.paused >= set(worker.lanes):
             return _Finding(False, "every queue it serves is paused")
-        if last is None:
+        if fetcher.last_claim_at is None:
             return _Finding(False, "no claim has been answered yet")
-        late_s = now - last - worker.app.settings.worker.poll_interval
-        if late_s > CLAIM_S and not worker.full:
-            return _Finding(False, f"{fetcher.activity}; the next claim is {late_s:.1f} s late", late_s)
         return _Finding(True, fetcher.activity)

@@ -1,7 +1,8 @@
 """The worker's own HTTP server: /healthz and /readyz for probes, /metrics for Prometheus, a page for people at /.
 
 Served by Hypercorn in the worker's own nursery, so it is there before Redis is, and until the last job is settled. It
-shows what `health`, `metrics` and `page` say and decides nothing. An error in it never ends the worker.
+shows what `health`, `metrics` and `page` say and decides nothing. An error in it never ends the worker, and no client,
+however slow, keeps it from ending. Connections are accepted here, because Hypercorn bounds neither them nor its sends.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio import serve
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -38,10 +42,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 128
-READ_S: Final = 10
-"""A connection that sends nothing for so long is closed."""
-GOODBYE_S: Final = 0.5
-"""At the end, requests under way may take so long."""
+PATIENCE_S: Final = 10
+"""A connection is closed whose client sends nothing, or does not take an answer, for so long."""
+CONNECTIONS_MAX: Final = 100
+"""With one more, the one that has been open longest is closed: probes get through whoever holds connections open."""
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -79,6 +83,7 @@ class HttpServer:
         self._socket = sock
         host, port = sock.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._open: dict[_Connection, None] = {}
         self._token = settings.token.get_secret_value().encode() if settings.token else None
         self.health = Health(worker, stall_limit_s=settings.stall_limit, wall_clock=wall_clock)
         started_s = wall_clock()
@@ -99,23 +104,41 @@ class HttpServer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.page.run)
-                # Hypercorn's type for an application is narrower than what it takes.
-                await serve(cast("Any", self._app), self._config(), mode="asgi")
+                nursery.start_soon(self.health.watch)
+                await self._accept(nursery)
         except* Exception:
             # Jobs go on without it. Whoever probes it finds nobody, and restarts the worker in good order.
             log.exception("http.failed", hint="jobs still run, but probes and metrics get no answer any more")
         finally:
             self._socket.close()
 
-    def _config(self) -> Config:
-        config = _OneSocket(self._socket)
-        config.accesslog = None
-        config.errorlog = logging.getLogger("hypercorn.error")
-        config.include_server_header = False
-        config.graceful_timeout = GOODBYE_S
-        config.read_timeout = READ_S
-        config.keep_alive_timeout = READ_S
-        return config
+    async def _accept(self, nursery: trio.Nursery) -> None:
+        # Hypercorn's type for an application is narrower than what it takes.
+        app, config, context = ASGIWrapper(cast("Any", self._app)), _config(), WorkerContext(None)
+
+        async def serve(stream: trio.SocketStream) -> None:
+            if len(self._open) >= CONNECTIONS_MAX:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                oldest.abort()
+            connection = _Connection(stream)
+            self._open[connection] = None
+            try:
+                # It asks of a stream no more than _Connection has.
+                await TCPServer(app, config, context, ConnectionState({}), cast("Any", connection))
+            except* Exception:
+                log.exception("http.connection_failed")
+            finally:
+                self._open.pop(connection, None)
+                connection.abort()
+
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket))
+        try:
+            await trio.serve_listeners(serve, [listener], handler_nursery=nursery)
+        finally:
+            # Hypercorn shields its sends from cancellation: this is what ends them.
+            for connection in self._open:
+                connection.abort()
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -153,15 +176,36 @@ class HttpServer:
         return guarded
 
 
-class _OneSocket(Config):
-    """Hypercorn's settings, with a socket that is bound already and stays ours to close."""
+class _Connection:
+    """A stream for Hypercorn, which cannot wait for ever for its client to take an answer."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
-        self._sock = sock
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.socket = stream.socket
+        self.receive_some = stream.receive_some
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._send_all = stream.send_all
 
-    def create_sockets(self) -> Sockets:
-        return Sockets([], [self._sock], [])
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(PATIENCE_S):
+            await self._send_all(data)
+            return
+        self.abort()  # part of it is gone, so nothing can follow
+        raise trio.BrokenResourceError("the client does not take its answer")
+
+    def abort(self) -> None:
+        """Close it now. Whoever waits for it gets ClosedResourceError."""
+        self.socket.close()
+
+
+def _config() -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.read_timeout = PATIENCE_S
+    config.keep_alive_timeout = PATIENCE_S
+    return config
 
 
 def _token_in(authorization: str) -> bytes:

@@ -33,10 +33,10 @@ def is_ours(name: object) -> bool:
 class _Window:
     __slots__ = ("began", "count", "level", "suppressed")
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, suppressed: int = 0) -> None:
         self.began = began
         self.count = 0
-        self.suppressed = 0
+        self.suppressed = suppressed
         self.level = ""
 
 
@@ -86,8 +86,12 @@ class RepeatLimit:
                     kind = (kind[0], None)
                     window = self._windows.get(kind)
             if window is None or now >= window.began + self._window_s:
-                # What an old one has suppressed has just been told.
-                window = self._windows[kind] = _Window(now)
+                # What an old one has suppressed has just been told; what another thread has added since is not lost.
+                untold = 0 if window is None else window.suppressed
+                window = self._windows[kind] = _Window(now, untold)
+                if untold:
+                    window.level = level
+                    self._tell_at = min(self._tell_at, now + self._window_s)
             window.count += 1
             if window.count <= self._limit:
                 return True

@@ -7,6 +7,7 @@ takes as long as it takes.
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -64,8 +65,8 @@ class Fetcher:
         self.activity = "starting"
         """What it is doing, for people: also "waiting for a slot", "waiting for outcomes to be settled", "claiming",
         "waiting for jobs", "stopping" or "stopped"."""
-        self.claim_began_at: float | None = None
-        """Trio's time when the claim that is under way began."""
+        self.due_at = math.inf
+        """Trio's time at which it does something else, if nothing holds it up. Waiting for a slot has no end."""
         self.last_claim_at: float | None = None
         """Trio's time when a claim was last answered."""
         self.paused: set[Lane] = set()
@@ -88,18 +89,17 @@ class Fetcher:
         self.consuming_since = trio.current_time()
         while not self.stopping():
             with trio.CancelScope() as self._waiting:
-                self.activity = "waiting for a slot"
+                self._does("waiting for a slot", math.inf)
                 await self._executor.wait_for_slot()
-                self.activity = "waiting for outcomes to be settled"
+                self._does("waiting for outcomes to be settled")
                 await self._settler.wait_below(self._backlog_max)
             if self.stopping():
                 break
-            self.activity = "claiming"
             pause_s = 0.0
             with trio.CancelScope() as self._claiming:
                 pause_s = await self._looped_round() if self._looped else await self._round()
             if pause_s > 0 and not self.stopping():
-                self.activity = "waiting for jobs"
+                self._does("waiting for jobs", pause_s)
                 with trio.CancelScope() as self._waiting:
                     await self._store.wait(self.lanes, timeout_s=pause_s)
         self.consuming_since = None
@@ -123,6 +123,11 @@ class Fetcher:
     def stopping(self) -> bool:
         """Whether `stop` has been called."""
         return self._stopping
+
+    def _does(self, activity: str, takes_s: float = 0.0) -> None:
+        if not self._stopping:
+            self.activity = activity
+            self.due_at = trio.current_time() + takes_s
 
     async def _round(self) -> float:
         """One claim per lane, in order, while slots are free. Returns how long to wait for more, 0 if there is more."""
@@ -155,12 +160,12 @@ class Fetcher:
 
     def _claim_begins(self, lane: Lane) -> None:
         self.claiming = lane
-        self.claim_began_at = trio.current_time()
+        self._does("claiming")
         if self._spans is not None:
             self._began_ns = self._spans.now_ns()
 
     def _claim_answered(self, lane: Lane, claim: Claim) -> None:
-        self.claiming = self.claim_began_at = None
+        self.claiming = None
         self.last_claim_at = trio.current_time()
         if claim.paused:
             self.paused.add(lane)
@@ -182,8 +187,6 @@ class Fetcher:
             if not await self._adopt(lane):
                 awake.append(lane)
         for wait_s in (0.0, self._settings.looped_wait):
-            if wait_s and awake and self._may_claim():
-                self.activity = "waiting for jobs"
             for lane in awake:
                 pause_s = 0.0
                 if await self._pull(lane, wait_s):
@@ -195,6 +198,7 @@ class Fetcher:
         for priority in self._strategies[lane].order():
             if not self._may_claim():
                 return True
+            self._does("waiting for jobs" if wait_s else "claiming", wait_s)
             self.pulling = lane
             moved = await self._store.pull(lane, worker=self._worker, priority=priority, timeout_s=wait_s)
             self.pulling = None

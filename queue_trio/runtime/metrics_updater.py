@@ -1,7 +1,7 @@
 """Keeps the lengths of the queues at hand: one script call for each queue every few seconds, whoever reads them.
 
-What it holds is as old as its last answer. During an outage it holds nothing rather than what was true before. It does
-not know what a metric is called or who exports it.
+What it holds is as old as its last answer. During an outage it holds nothing rather than what was true before. A server
+that refuses to tell costs numbers, never the worker. It does not know what a metric is called or who exports it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 import trio
 
 from queue_trio.core.job import Failure, UndecodableRecord, decode_record
+from queue_trio.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.job import Lane
     from queue_trio.core.operations import Head, Lengths, Operations
+
+log = structlog.get_logger(__name__)
 
 STALE_INTERVALS: Final = 2.0
 """What is older than so many intervals is stale..."""
@@ -53,8 +57,12 @@ class MetricsUpdater:
         self._began = trio.current_time()
         while True:
             for lane in self._lanes:
-                lengths = await self._operations.lengths(lane)
-                self._latest[lane] = trio.current_time(), lengths
+                try:
+                    lengths = await self._operations.lengths(lane)
+                except InfrastructureError as error:
+                    log.warning("metrics.no_lengths", queue=lane.queue, reason=str(error))
+                else:
+                    self._latest[lane] = trio.current_time(), lengths
             await trio.sleep(self._interval_s * self._rng.uniform(1 - self._jitter, 1 + self._jitter))
 
     def lengths(self, lane: Lane) -> Lengths | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,12 @@ def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
         raise UsageError(f"task {task.name}: a process cannot import it from __main__; move it to a module")
     if task.run_in == "process" and task.signature.context_parameter:
         raise UsageError(f"task {task.name}: a JobContext does not reach another process; use a thread")
+    if task.run_in == "process" and not _found_by_name(task):
+        function = task.function
+        raise UsageError(
+            f"task {task.name}: a process finds it as {function.__module__}.{function.__qualname__}, and what is there "
+            "is not the task; declare it with @app.task at the top of its module"
+        )
     base = task.retry_base or settings.retry_base
     return Plan(
         name=task.name,
@@ -54,3 +61,11 @@ def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
         backoff=Backoff(base=base, cap=max(base, settings.retry_cap)),
         rate_limit=task.rate_limit,
     )
+
+
+def _found_by_name(task: Task[..., Any]) -> bool:
+    """As `handlers.call_by_name` will look for it in the other process."""
+    found: Any = sys.modules.get(task.function.__module__)
+    for part in task.function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is task

@@ -144,11 +144,6 @@ class Worker:
         return self._executor.in_flight
 
     @property
-    def full(self) -> bool:
-        """Whether no more jobs may start for now."""
-        return self._executor.free <= 0
-
-    @property
     def held(self) -> int:
         """Leases held."""
         return sum(map(len, self._executor.held.values()))
@@ -207,8 +202,9 @@ class Worker:
                     with trio.CancelScope(shield=True):  # bounded by itself
                         await self.redis.aclose()
                 if self.spans is not None:
-                    with trio.CancelScope(shield=True):  # bounded by `tracing.shutdown_timeout`
-                        await trio.to_thread.run_sync(self.spans.flush)
+                    # Bounded by `tracing.shutdown_timeout`; handlers may have used up the threads that Trio allows.
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(self.spans.flush, limiter=trio.CapacityLimiter(1))
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         try:

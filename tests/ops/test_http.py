@@ -35,6 +35,11 @@ def wrong(checks: dict[str, dict[str, object]]) -> set[str]:
     return {name for name, check in checks.items() if not check["ok"]}
 
 
+async def connect(web: Web) -> trio.SocketStream:
+    host, port = web.http.url.removeprefix("http://").split(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
 # --- ready, in both directions ---------------------------------------------------------------------------------------
 
 
@@ -127,6 +132,43 @@ async def test_a_worker_that_is_connected_but_gets_no_claim_answered_is_not_read
         assert wrong((await web.ready())[1]) == {"fetching"}
         fetcher._store.claim = claim  # type: ignore[method-assign]
         web.worker.cancel()
+
+
+async def test_a_worker_whose_writes_redis_refuses_is_not_ready_and_says_why(
+    private_redis: EmbeddedRedis,
+) -> None:
+    """Redis answers a PING all the while, and the updater's reads: one outage, told once."""
+    app = web_app(private_redis.url)
+    operator = Client.from_settings(app.settings.redis, name="operator")
+    with capture_logs() as logs:
+        async with serving(app) as web:
+            await _refuse_for_a_while(web, operator)
+    await operator.aclose()
+    told = [line["event"] for line in logs if line["event"] in ("redis.unavailable", "redis.back")]
+    assert told == ["redis.unavailable", "redis.back"]
+
+
+async def _refuse_for_a_while(web: Web, operator: Client) -> None:
+    await operator.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    await eventually(web.is_not_ready)
+    assert wrong((await web.ready())[1]) == {"fetching"}
+
+    async def says_why() -> bool:
+        return "NOREPLICAS" in (await web.ready())[1]["fetching"]["why"]
+
+    await eventually(says_why)
+    await operator.command("CONFIG", "SET", "min-replicas-to-write", "0")
+    await eventually(web.is_ready)
+
+
+async def test_after_its_last_word_to_redis_a_worker_says_so(redis_url: str) -> None:
+    """It may have spans to send yet."""
+    worker = Worker(web_app(redis_url))
+    assert worker.redis is not None
+    await worker.redis.aclose()
+    report = await Health(worker, stall_limit_s=1.0).ready()
+    assert not report.ready
+    assert report.checks["redis"].why == "the worker has closed its connections"
 
 
 async def test_a_full_worker_is_ready(redis_url: str) -> None:
@@ -324,15 +366,58 @@ async def test_the_page_shows_what_is_so_and_escapes_what_jobs_bring(redis_url: 
         )  # nothing from elsewhere
 
 
+async def test_a_client_that_takes_no_answer_does_not_keep_the_worker_from_ending(redis_url: str) -> None:
+    async with serving(web_app(redis_url)) as web:
+        stream = await connect(web)
+        with trio.move_on_after(0.5):
+            while True:  # until every buffer on the way back, and then on the way there, is full
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        assert await web.is_ready()
+        deadline = trio.current_time() + 5
+        web.worker.drain()
+        await eventually(lambda: not web.http._open)
+        assert trio.current_time() < deadline
+        await stream.aclose()
+
+
+async def test_an_answer_that_is_not_taken_is_given_up(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue_trio.ops.http.PATIENCE_S", 0.5)
+    async with serving(web_app(redis_url)) as web:
+        stream = await connect(web)
+
+        async def ask_for_ever() -> None:  # it does send, so that it is not idle
+            while True:
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+
+        with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+            await ask_for_ever()
+        await stream.aclose()
+
+
+async def test_whoever_holds_all_connections_open_loses_the_oldest(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue_trio.ops.http.CONNECTIONS_MAX", 5)
+    async with serving(web_app(redis_url)) as web:
+        silent = [await connect(web) for _ in range(5)]
+        await eventually(lambda: len(web.http._open) == 5)
+        assert await web.is_ready()
+        with trio.fail_after(5):
+            assert await silent[0].receive_some() == b""
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.1):
+            await silent[-1].receive_some()
+        for stream in silent:
+            await stream.aclose()
+        await eventually(lambda: not web.http._open)
+
+
 async def test_slow_clients_and_nonsense_harm_nobody(redis_url: str) -> None:
     async with serving(web_app(redis_url)) as web:
-        host, port = web.http.url.removeprefix("http://").split(":")
-        async with trio.open_nursery() as nursery:
-            silent = [await trio.open_tcp_stream(host, int(port)) for _ in range(20)]
-            garbage = await trio.open_tcp_stream(host, int(port))
-            await garbage.send_all(b"\x00\xff nonsense\r\n\r\n")
-            assert await web.is_ready()
-            for stream in (*silent, garbage):
-                await stream.aclose()
-            nursery.cancel_scope.cancel()
-        assert isinstance(web, Web)
+        silent = [await connect(web) for _ in range(20)]
+        garbage = await connect(web)
+        await garbage.send_all(b"\x00\xff nonsense\r\n\r\n")
+        assert await web.is_ready()
+        for stream in (*silent, garbage):
+            await stream.aclose()

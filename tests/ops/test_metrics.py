@@ -17,6 +17,7 @@ from queue_trio.core.operations import Head, Lengths
 from queue_trio.errors import Retry
 from queue_trio.ops.metrics import CATALOGUE
 from queue_trio.ops.metrics_docs import DOCUMENT, document
+from queue_trio.redis.client import Client
 from queue_trio.runtime.counts import BOUNDS_S, Counts, Histogram
 from queue_trio.runtime.metrics_updater import MetricsUpdater, oldest_ready_ages_s
 from tests.ops.web import Web, serving, web_app
@@ -29,6 +30,32 @@ if TYPE_CHECKING:
     from queue_trio.embedded import EmbeddedRedis
 
 LANE = Lane()
+
+
+async def test_a_server_that_will_not_tell_the_lengths_ends_no_worker(private_redis: EmbeddedRedis) -> None:
+    app = web_app(private_redis.url, concurrency=1)
+    gate = trio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await gate.wait()
+
+    operator = Client.from_settings(app.settings.redis, name="operator")
+    await operator.command("ACL", "SETUSER", "default", "-lindex")
+    async with serving(app) as web, app.client():
+        await wait.enqueue()
+        await wait.enqueue()
+        await eventually(lambda: web.worker.redis and web.worker.redis.errors["NOPERM"])
+        await operator.command("ACL", "SETUSER", "default", "+@all")
+
+        async def seen() -> bool:
+            return (await web.samples()).get(
+                'queue_jobs{priority="normal",queue="default",state="ready"}'
+            ) == 1
+
+        await eventually(seen)
+        gate.set()
+    await operator.aclose()
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import structlog
 from queue_trio.context import JobInScope, job_in_scope
 from queue_trio.core.settings import LogSettings
 from queue_trio.ops.logging import configure_logging, flush_suppressed
-from queue_trio.ops.repeats import KINDS_MAX
+from queue_trio.ops.repeats import KINDS_MAX, RepeatLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +58,20 @@ def outside_of_any_job() -> Iterator[None]:
     token = job_in_scope.set(None)
     yield
     job_in_scope.reset(token)
+
+
+def test_a_count_that_comes_in_late_from_another_thread_is_not_lost() -> None:
+    """It saw the clock before a window ended, and counts after another thread has looked whether there is to tell."""
+    said: list[dict[str, Any]] = []
+    now = 0.0
+    limit = RepeatLimit(1, 10.0, lambda event: said.append(dict(event)), lambda: now)
+    kind = ("redis.unavailable", None)
+    assert limit._counts(kind, "warning", 0.0)
+    limit._tell(10.0)
+    assert not limit._counts(kind, "warning", 9.9)
+    assert limit._counts(kind, "warning", 10.0)
+    limit.flush()
+    assert [(event["count"], event["level"]) for event in said] == [(1, "warning")]
 
 
 def test_what_is_more_than_the_limit_is_counted_and_told_with_the_next_line_of_any_kind(

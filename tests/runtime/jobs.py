@@ -83,3 +83,7 @@ def die() -> None:
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+
+def helper() -> None:
+    """No task: what a module may have beside them."""

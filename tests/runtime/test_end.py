@@ -353,11 +353,13 @@ async def test_killed_with_jobs_in_every_phase(redis_url: str, tmp_path: Path) -
         workers(redis_url, tmp_path, **lease) as fleet,
         enqueuing(redis_url) as client,
     ):
-        queued = await client.enqueue_many([jobs.brief.job() for _ in range(3000)])
+        queued: list[str] = []
         await fleet.start()
         for kill in range(4):
-            already = fleet.count("ran")
             victim = await fleet.start()
+            # Not before: however long a worker takes to start, there is work left when SIGKILL comes.
+            already = fleet.count("ran")
+            queued += await client.enqueue_many([jobs.brief.job() for _ in range(750)])
             await eventually(partial(more_than, fleet, already), 20)
             await trio.sleep(rng.uniform(0, 0.05))  # any moment will do
             fleet.processes[kill].kill()

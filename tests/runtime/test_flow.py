@@ -413,6 +413,18 @@ async def test_a_handler_that_blocks_the_loop_is_named() -> None:
     assert worker.watchdog.stalls == 1
 
 
+async def test_lateness_is_seen_however_high_the_limit() -> None:
+    watchdog = StallWatchdog(60.0, {})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watchdog.run)
+        await trio.sleep(0.15)
+        time.sleep(0.5)  # noqa: ASYNC251  # this is the fault
+        await trio.sleep(0.15)
+        nursery.cancel_scope.cancel()
+    assert watchdog.worst_lag_s > 0.3
+    assert watchdog.stalls == 0
+
+
 async def test_a_watchdog_made_long_before_it_runs_reports_nothing() -> None:
     now = 0.0
     watchdog = StallWatchdog(0.05, {}, clock=lambda: now)

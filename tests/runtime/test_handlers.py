@@ -316,5 +316,16 @@ def test_a_process_task_that_no_process_could_run() -> None:
         make_plan(task, WorkerSettings())
 
 
+def test_a_process_task_that_is_not_what_its_module_has_under_its_name() -> None:
+    app = App("local")
+
+    def local() -> None: ...
+
+    for function in (local, jobs.helper):
+        task = app.task(run_in="process")(function)
+        with pytest.raises(UsageError, match=r"is not the task; declare it with @app\.task at the top"):
+            make_plan(task, WorkerSettings())
+
+
 def test_a_handler_that_is_not_written_in_python_has_no_frames_to_find() -> None:
     assert _code(len) is None

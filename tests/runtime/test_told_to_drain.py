@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from queue_trio.core.job import Lane, NewJob, Record, encode_record
 from queue_trio.memory.operations import MemoryOperations
 from queue_trio.runtime.worker import Worker
 from tests.runtime.rig import LANE, WatchedStore, assert_audit, make_app, working
+from tests.support import eventually
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -32,7 +35,7 @@ class SlowToClaim(WatchedStore):
 
     async def claim(self, lane: Lane, **options: object) -> Claim:
         if self.fetcher is not None:
-            self.seen.append((self.fetcher.activity, self.fetcher.claim_began_at))
+            self.seen.append((self.fetcher.activity, self.fetcher.due_at))
         await trio.sleep(0.5)
         return await super().claim(lane, **options)  # type: ignore[arg-type]
 
@@ -128,21 +131,39 @@ async def test_the_fetcher_tells_what_it_is_doing(autojump_clock: MockClock) -> 
 
     worker = Worker(app, store=store, rng=random.Random(1))
     fetcher = store.fetcher = worker.fetcher
-    assert (fetcher.activity, fetcher.last_claim_at, fetcher.claim_began_at) == ("starting", None, None)
+    assert (fetcher.activity, fetcher.last_claim_at, fetcher.due_at) == ("starting", None, math.inf)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         began_at = trio.current_time()
         await trio.sleep(1)
         assert store.seen == [("claiming", began_at)]
-        assert (fetcher.activity, fetcher.claim_began_at) == ("waiting for jobs", None)
+        assert (fetcher.activity, fetcher.due_at) == ("waiting for jobs", began_at + 0.5 + 3.0)
         assert fetcher.last_claim_at == began_at + 0.5
         await store.enqueue(LANE, [SLOW])
         await running.wait()
         await trio.testing.wait_all_tasks_blocked()
-        assert fetcher.activity == "waiting for a slot"
+        assert (fetcher.activity, fetcher.due_at) == ("waiting for a slot", math.inf)
         worker.drain()
         assert fetcher.activity == "stopping"
     assert fetcher.activity == "stopped"
+
+
+async def test_threads_that_handlers_use_up_do_not_hold_up_the_last_spans() -> None:
+    limiter = trio.to_thread.current_default_thread_limiter()
+    hanging = [object() for _ in range(int(limiter.total_tokens))]
+    for each in hanging:
+        limiter.acquire_on_behalf_of_nowait(each)
+    flushed: list[bool] = []
+    worker = Worker(make_app(), store=WatchedStore(), rng=random.Random(1))
+    worker.spans = SimpleNamespace(flush=lambda: flushed.append(True))  # type: ignore[assignment]
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(worker.run)
+            worker.drain()
+            await eventually(lambda: flushed, 3)
+        finally:
+            for each in hanging:
+                limiter.release_on_behalf_of(each)
 
 
 @pytest.mark.parametrize("strategy", ["strict", "looped"])
