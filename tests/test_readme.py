@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "runbooks").glob("*.md")),
+]
 
 
 def code_blocks(document: Path, language: str) -> Iterator[str]:
@@ -39,18 +43,19 @@ async def test_the_readmes_code_enqueues_and_its_jobs_run(
         exec(compile(block, "README.md", "exec"), module.__dict__)  # noqa: S102  # it is what the test is about
     app = module.app
     assert isinstance(app, App)
-    assert set(app.tasks) == {"myapp.render", "myapp.shrink", "myapp.fetch"}
+    assert set(app.tasks) == {"myapp.render", "myapp.shrink", "myapp.fetch", "myapp.call_api"}
 
     worker = Worker(app)
     async with app.client() as client, trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
         await module.enqueue_some(["a.png", "b.png"])
+        await module.enqueue_in_a_web_request("c.png")
 
-        async def four_done_and_one_delayed() -> bool:
+        async def five_done_and_one_delayed() -> bool:
             stats = await client.store.stats(Lane())
-            return (stats.completed, stats.scheduled) == (4, 1)
+            return (stats.completed, stats.scheduled) == (5, 1)
 
-        await eventually(four_done_and_one_delayed)
+        await eventually(five_done_and_one_delayed)
         worker.drain()
     assert f"{len('https://example.org/cat.png')}\n" in capsys.readouterr().out
     with Redis.from_url(redis_url) as client:
