@@ -48,6 +48,16 @@ docs:
     python -m queue_trio.ops.metrics_docs
     python -m deploy.grafana.dashboard
 
+# Prove the promises under fault: the short suite; `full` for every scenario
+[no-exit-message]
+chaos *ARGS:
+    @python -m chaos suite "$@"
+
+# Test the chaos harness itself against a real Toxiproxy, real servers and a real browser
+[no-exit-message]
+chaos-drills *ARGS:
+    @exec pytest tests/chaos/drills "$@"
+
 # Measure queue_trio on this machine
 [no-exit-message]
 bench-self *ARGS:
