@@ -12,6 +12,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
+from chaos.aof import transactions
 from queue_trio import App
 from queue_trio.core.dequeue import DEFAULT_WEIGHTS, PRIORITIES, LaneOrder, Priority, Weighted
 from queue_trio.core.job import RECORD_VERSION, Lane, NewJob, Outcome, Record, State, Verdict, encode_record
@@ -19,7 +20,6 @@ from queue_trio.core.settings import RedisSettings, Settings, WorkerSettings
 from queue_trio.redis.client import Client
 from queue_trio.redis.store import RedisStore
 from queue_trio.runtime.worker import Worker
-from tests.aof import transactions
 from tests.support import eventually
 
 if TYPE_CHECKING:

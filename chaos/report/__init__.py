@@ -1,0 +1,1 @@
+"""A result for people: in the terminal (`terminal`) and as one page (`page`). Pure functions of the result."""
