@@ -186,7 +186,7 @@ class WorkerMetrics:
         yield from self._own_queues()
         yield from self._state()
         yield from self._redis()
-        yield from self._helpers()
+        yield from self._limits_and_traces()
         yield from self._queues()
 
     # --- this process ----------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class WorkerMetrics:
         now = client.breaker.state(trio.current_time())
         yield _family("breaker_state", [((state.value,), int(state is now)) for state in BREAKER_STATES])
 
-    def _helpers(self) -> Iterator[Family]:
+    def _limits_and_traces(self) -> Iterator[Family]:
         waits = sorted(self._worker.pacer.waits.items())
         yield _family("rate_limit_waits", [((limit,), found.waits) for limit, found in waits])
         yield _family("rate_limit_wait_seconds", [((limit,), found.wait_ms / 1000) for limit, found in waits])
