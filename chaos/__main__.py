@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from chaos.cli import main
+from chaos.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

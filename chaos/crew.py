@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     Act = Callable[[str, bool], None]
     """Writes down what was done, and whether that is a person's work."""
 
+APP: Final = "chaos.tasks:app"
 POLL_S: Final = 0.05
 PATIENCE_S: Final = 2.0
 """Beyond the bound for leaving: what takes longer is told by the bound, not by us."""
 
 
 class Crew:
-    """`names`: of all workers that there should be. `in_hand`: those that a fault has, so that nobody else acts."""
+    """`names`: of all workers that there should be. `in_hand`: those that a fault has, so that nobody else acts.
+
+    `app`: what they run. With `elsewhere` others have started the workers, so there is nobody to start or send home.
+    """
 
     def __init__(
         self,
@@ -40,14 +44,18 @@ class Crew:
         observer: Observer,
         settings: Callable[[str], Mapping[str, Mapping[str, Any]]],
         act: Act,
+        *,
+        app: str = APP,
+        elsewhere: bool = False,
     ) -> None:
-        self.names = list(scenario.processes.worker_names)
+        self.names = [] if elsewhere else list(scenario.processes.worker_names)
         self.in_hand: set[str] = set()
         self.leaving_s = leaving(scenario.all_settings()).seconds + PATIENCE_S
         self._processes = processes
         self._observer = observer
         self._settings = settings
         self._act = act
+        self._app = app
         self._keeping = trio.CancelScope()
         self._killers = any(load.kind in KILLERS for load in scenario.loads)
 
@@ -57,7 +65,7 @@ class Crew:
     async def start(self, name: str, *, clock_off_s: float = 0.0, ready: bool = True) -> str:
         """A new process of that name; with `ready`, back when it is registered. Returns the proof."""
         child = await self._processes.start_worker(
-            name, self._settings(name), clock_off_s=clock_off_s, ready=ready
+            name, self._settings(name), app=self._app, clock_off_s=clock_off_s, ready=ready
         )
         told = child.said("started")
         assert told is not None
@@ -82,7 +90,7 @@ class Crew:
         """One more worker, which must end by itself, and say why."""
         name = self._next_name()
         try:
-            child = await self._processes.start_worker(name, self._settings(name), ready=False)
+            child = await self._processes.start_worker(name, self._settings(name), app=self._app, ready=False)
         except HarnessError:
             child = self._processes.named(name)  # it has ended even before it could say who it is
         try:
@@ -120,9 +128,11 @@ class Crew:
 
         async def end(child: Child) -> None:
             try:
+                # Before that it does not hear SIGTERM, which would kill it.
+                await child.wait_said("started", within_s=START_S)
                 await child.terminate(self.leaving_s)
-            except HarnessError:
-                left.append(f"{child} is still there {self.leaving_s:g} s after SIGTERM")
+            except HarnessError as error:
+                left.append(f"after SIGTERM to all: {error}")
                 return
             if child.exit_code:
                 left.append(

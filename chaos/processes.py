@@ -28,6 +28,7 @@ from queue_trio.embedded import open_lifeline
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from chaos.own_tasks import OwnTasks
     from chaos.producer_main import Load
     from chaos.worker_main import Deed, Phase
 
@@ -192,10 +193,19 @@ class Child:
 class Processes:
     """Made by `open_processes`. `children`: all that were ever started, in order; a name may be there twice."""
 
-    def __init__(self, folder: Path, group: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        group: int,
+        nursery: trio.Nursery,
+        sources: Sequence[Path],
+        variables: Mapping[str, str],
+    ) -> None:
         self._folder = folder
         self._group = group
         self._nursery = nursery
+        self._sources = sources
+        self._variables = variables
         self.children: list[Child] = []
 
     def named(self, name: str) -> Child:
@@ -232,7 +242,7 @@ class Processes:
         if clock_off_s:
             command += ["--clock-off", str(clock_off_s)]
         whole = {**settings, "http": {"port": 0, **settings.get("http", {})}}
-        child = await self.start(name, command, environment(whole, self._marks()))
+        child = await self.start(name, command, environment(whole, self._marks(), self._sources))
         await child.wait_said("registered" if ready else "started", within_s=START_S)
         return child
 
@@ -255,7 +265,7 @@ class Processes:
             "--seed",
             str(seed),
         ]
-        child = await self.start(name, command, environment(settings, self._marks()))
+        child = await self.start(name, command, environment(settings, self._marks(), self._sources))
         await child.wait_said("started", within_s=START_S)
         return child
 
@@ -270,7 +280,7 @@ class Processes:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 cwd=self._folder,  # no queue-trio.yaml of the caller's folder may change the run
-                env=variables,
+                env={**variables, **self._variables},
                 process_group=self._group,
             )
         child = Child(name, process, log)
@@ -291,11 +301,16 @@ class Processes:
             await child._process.wait()
 
 
-def environment(settings: Mapping[str, Mapping[str, Any]], marks: Path) -> dict[str, str]:
-    """This process's environment, with `settings` instead of whatever it says about queue_trio."""
+def environment(
+    settings: Mapping[str, Mapping[str, Any]], marks: Path, sources: Sequence[Path] = ()
+) -> dict[str, str]:
+    """This process's environment, with `settings` instead of whatever it says about queue_trio.
+
+    `sources`: folders to import from before any other.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUE_TRIO_")}
-    source = str(Path(chaos.__file__).parents[1])
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (source, kept.get("PYTHONPATH"))))
+    folders = (*sources, Path(chaos.__file__).parents[1], kept.get("PYTHONPATH") or "")
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, map(str, folders)))
     kept["CHAOS_MARKS"] = str(marks)
     for section, values in settings.items():
         for name, value in values.items():
@@ -305,11 +320,23 @@ def environment(settings: Mapping[str, Mapping[str, Any]], marks: Path) -> dict[
 
 
 @asynccontextmanager
-async def open_processes(folder: Path) -> AsyncIterator[Processes]:
-    """A place to start processes, whose journals and logs go to `folder`. At the end of the block they are killed."""
+async def open_processes(
+    folder: Path, mutant: str = "", own: OwnTasks | None = None
+) -> AsyncIterator[Processes]:
+    """A place to start processes, whose journals and logs go to `folder`. At the end of the block they are killed.
+
+    `mutant`: what is wrong with each of them (`chaos.mutants`); by default nothing. `own`: what jobs are, instead of
+    the harness's own. Raises HarnessError, and ConfigError for a mutant that is not there.
+    """
+    sources: list[Path] = [] if own is None else [Path(own.folder)]
+    variables = {} if own is None else own.variables
+    if mutant:
+        from chaos.mutants import apply_mutant  # not installed: only a source tree has them
+
+        sources.insert(0, await trio.to_thread.run_sync(apply_mutant, mutant, folder))
     with tempfile.TemporaryDirectory(prefix="qt-chaos-", ignore_cleanup_errors=True) as lifeline_folder:
         async with open_lifeline(Path(lifeline_folder)) as group, trio.open_nursery() as nursery:
-            processes = Processes(folder, group, nursery)
+            processes = Processes(folder, group, nursery, sources, variables)
             try:
                 yield processes
             finally:

@@ -1,16 +1,15 @@
 """Runs one scenario: opens what it needs, plays its steps, lets it come to rest, reads the history, and judges it.
 
-All that is opened is private to the run, and gone after it, however it ends. What goes wrong in here gives the verdict
-ERROR with the reason, never PASS; and what was not done gives INVALID.
+All that is opened is private to the run, and gone after it, however it ends; what others run (`Stage`) is as it was.
+What goes wrong in here gives the verdict ERROR with the reason, never PASS; and what was not done gives INVALID.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,36 +21,39 @@ import queue_trio
 from chaos.at_rest import AtRestReader, sum_up, wait_until
 from chaos.bounds import bounds_of
 from chaos.checker import judge
-from chaos.crew import Crew
-from chaos.errors import HarnessError
+from chaos.crew import APP, Crew
+from chaos.environment import HERE
+from chaos.errors import HarnessError, leaves
 from chaos.expectations import expectations_of
-from chaos.history import SUFFIX, Action, Journal, Run, read_history
+from chaos.history import SUFFIX, Action, Enqueue, Journal, Run, read_history
 from chaos.injection import Injector
 from chaos.load import Conditions, Producers, Tail
 from chaos.observer import open_observer
 from chaos.processes import open_processes
-from chaos.redis_faults import RedisFaults
-from chaos.redis_server import open_chaos_redis
-from chaos.result import Result
-from chaos.scenario import DIRECT, RUN_SETTINGS, Scenario
+from chaos.result import NOT_TESTED, PROMISES, Result, without_logins
+from chaos.scenario import RUN_SETTINGS, Scenario
+from chaos.stage import open_stage
+from chaos.staging import worker_ids
 from chaos.steps import Player
-from chaos.toxiproxy_binary import ensure_toxiproxy
-from chaos.toxiproxy_server import open_toxiproxy
-from chaos.verdict import Judgement, Verdict
+from chaos.verdict import Counts, Judgement, Verdict
+from queue_trio.embedded import open_lifeline
+from queue_trio.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from chaos.environment import Environment
     from chaos.history import Event
+    from chaos.observer import Observer
     from chaos.processes import Processes
-    from chaos.redis_server import ChaosRedis
-    from chaos.toxiproxy_server import ToxiproxyServer
+    from chaos.stage import Stage
     from queue_trio.server_binary import ServerBinary
 
 LOADED_S: Final = 60.0
 """For all to be handed over, beyond what the loads' own pace and their clients' patience allow."""
 LOG_LINES: Final = 15
-_SHOWN: Final = ("appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write", "save")
+ELSEWHERE: Final = f"-elsewhere{SUFFIX}"
+NOT_STRICT: Final = "which job comes next is not promised with this strategy"
 
 
 class Trial:
@@ -64,6 +66,8 @@ class Trial:
         folder: Path,
         say: Callable[[str], None],
         server: ServerBinary | None,
+        mutant: str,
+        environment: Environment,
     ) -> None:
         self.scenario = scenario
         self.seed = seed
@@ -75,59 +79,72 @@ class Trial:
             "python": platform.python_version(),
         }
         self.redis_settings: dict[str, str] = {}
+        self.unjudged: dict[str, str] = {}
         self._say = say
         self._server = server
+        self._mutant = mutant
+        self.environment = environment
+        self._strict = scenario.all_settings().worker.dequeue_strategy == "strict"
         self._journal = Journal(folder / f"harness{SUFFIX}", clock=time.time)
+        self._began_s = time.time()
         self._urls: dict[str, str] = {}
+        self._prefix = ""
 
     async def run(self) -> None:
         """From the first process to the last. Raises HarnessError, QueueTrioError, or groups of them."""
-        binary = await trio.to_thread.run_sync(ensure_toxiproxy, self._say)
-        async with AsyncExitStack() as stack:
-            redis = await stack.enter_async_context(
-                open_chaos_redis(server=self._server, appendfsync=self.scenario.redis.appendfsync)
-            )
-            self.versions |= {
-                "server": redis.server.binary.version.label,
-                "toxiproxy": binary.name.rpartition("-")[2],
-            }
-            toxiproxy = await stack.enter_async_context(open_toxiproxy(binary))
-            await self._route(redis, toxiproxy)
-            processes = await stack.enter_async_context(open_processes(self.folder))
-            await self._with(redis, toxiproxy, processes)
+        own = self.environment.own
+        async with open_stage(self.environment, self.scenario, say=self._say, server=self._server) as stage:
+            self.versions |= stage.versions
+            self.redis_settings = stage.redis_settings
+            self.unjudged = stage.unjudged | ({} if self._strict else {"P": NOT_STRICT})
+            self._urls, self._prefix = stage.urls, stage.prefix
+            for letter, why in self.unjudged.items():
+                self._say(f"{letter}, {PROMISES[letter]}, is not judged: {why}")
+            for name, journal in stage.journals.items():
+                (self.folder / f"{name}{ELSEWHERE}").symlink_to(journal.absolute())
+            started: Processes | None = None
+            try:
+                async with open_processes(self.folder, self._mutant, own) as started:
+                    await self._with(stage, started)
+            finally:
+                self._tell(stage, started)
 
     def close(self) -> None:
         self._journal.close()
 
-    async def _route(self, redis: ChaosRedis, toxiproxy: ToxiproxyServer) -> None:
-        """A proxy for each route that anybody takes."""
-        told = await redis.command("CONFIG", "GET", "*")
-        self.redis_settings = {name: str(told[name]) for name in _SHOWN if name in told}
-        self._urls[DIRECT] = f"redis://{redis.address}/0"
-        for name in self.scenario.processes.proxies:
-            host, port = (await toxiproxy.create(name, redis.address)).address
-            self._urls[name] = f"redis://{host}:{port}/0"
+    def _tell(self, stage: Stage, processes: Processes | None) -> None:
+        """The stage what the processes may have left there."""
+        for child in [] if processes is None else processes.children:
+            told = child.said("started") or {}
+            stage.workers |= {told["worker"]} if "worker" in told else set()
+            stage.sessions |= {told["session"]} if "session" in told else set()
+        if self.environment.own is not None:
+            stage.jobs |= {event.id for event in read_history(self.folder) if isinstance(event, Enqueue)}
 
     def _settings(self, process: str) -> dict[str, dict[str, Any]]:
         merged: dict[str, dict[str, Any]] = {}
-        url = {"redis": {"url": self._urls[self.scenario.processes.route(process)]}}
-        for layer in (RUN_SETTINGS, self.scenario.settings, url):
+        route = self.scenario.processes.route(process)
+        redis = {"redis": {"url": self._urls[route], "prefix": self._prefix}}
+        for layer in (RUN_SETTINGS, self.scenario.settings, redis):
             for section, values in layer.items():
                 merged.setdefault(section, {}).update(values)
         return merged
 
-    async def _with(self, redis: ChaosRedis, toxiproxy: ToxiproxyServer, processes: Processes) -> None:
-        async with open_observer(self._journal, redis.url) as observer, trio.open_nursery() as background:
-            crew = Crew(self.scenario, processes, observer, self._settings, self._act)
+    async def _with(self, stage: Stage, processes: Processes) -> None:
+        async with (
+            open_observer(self._journal, stage.redis.url, prefix=stage.prefix) as observer,
+            trio.open_nursery() as background,
+        ):
+            crew = self._crew(stage, processes, observer)
             producers = Producers(self.scenario, processes, self._settings, self.seed)
             await crew.start_all()
-            self._say(f"{len(crew.names)} workers are there")
+            self._say(f"{len(crew.names or stage.journals)} workers are there")
             background.start_soon(crew.keep)
             injector = Injector(
                 self.scenario,
                 self.seed,
-                toxiproxy=toxiproxy,
-                redis=RedisFaults(redis),
+                toxiproxy=stage.toxiproxy,
+                redis=stage.faults,
                 crew=crew,
                 background=background,
                 act=self._act,
@@ -143,11 +160,25 @@ class Trial:
             )
             try:
                 await player.play()
-                await self._settle(AtRestReader(redis), producers, crew)
+                await self._settle(AtRestReader(stage, crew.ids), producers, crew)
             finally:
                 self.void += player.void
                 self.names = crew.ids()
             background.cancel_scope.cancel()
+
+    def _crew(self, stage: Stage, processes: Processes, observer: Observer) -> Crew:
+        own = self.environment.own
+        for name, url in stage.metrics.items():
+            observer.watch(name, url)
+        return Crew(
+            self.scenario,
+            processes,
+            observer,
+            self._settings,
+            self._act,
+            app=APP if own is None else own.app,
+            elsewhere=stage.has_workers,
+        )
 
     async def _settle(self, reader: AtRestReader, producers: Producers, crew: Crew) -> None:
         """Everything is healed: wait until nothing is left, send the workers home, and ask the queue."""
@@ -158,14 +189,14 @@ class Trial:
         self._say(f"all is healed and handed over: at most {within_s:g} s until nothing is left")
         drained = await wait_until(reader.empty, within_s)
         at_s = self._journal.clock()
-        strict = settings.worker.dequeue_strategy == "strict"
         # As it is now, if it is not empty: workers that go home give back what they have.
         rest = None if drained else await reader.look(at_s, drained=False)
         left = await crew.send_home()
         strays = await reader.registered() & crew.ended_well()
         left += [f"{self._name(crew, id)} has ended, and is still registered" for id in sorted(strays)]
+        left += [f"{self._name(crew, id)} has ended, and has connections" for id in await reader.connected()]
         rest = rest or await reader.look(at_s, drained=True)
-        self._journal.append(await sum_up(reader, rest, strict=strict, leftovers=left))
+        self._journal.append(await sum_up(reader, rest, strict=self._strict, leftovers=left))
         self._say("at rest" if drained else "the drain did not finish")
 
     def _loaded_s(self, patience_s: float) -> float:
@@ -182,11 +213,15 @@ class Trial:
 
     def history(self) -> list[Event]:
         """All journals; workers have the names of their processes."""
+        names = dict(self.names)
+        for journal in self.folder.glob(f"*{ELSEWHERE}"):
+            names |= dict.fromkeys(worker_ids(journal.read_bytes()), journal.name.removesuffix(ELSEWHERE))
         return [
-            msgspec.structs.replace(event, worker=self.names.get(event.worker, event.worker))
+            msgspec.structs.replace(event, worker=names.get(event.worker, event.worker))
             if isinstance(event, Run)
             else event
             for event in read_history(self.folder)
+            if event.at_s >= self._began_s  # journals of workers elsewhere tell of earlier runs too
         ]
 
     def log_tail(self) -> tuple[str, ...]:
@@ -206,44 +241,59 @@ async def run_scenario(
     say: Callable[[str], None],
     server: ServerBinary | None = None,
     keep: bool = False,
+    mutant: str = "",
+    environment: Environment = HERE,
 ) -> Result:
     """Run it and judge it. `command`: what runs it again. `say` hears how it goes. With `keep` its folder stays.
+    `mutant`: what is wrong with the processes, to see whether that is found. `environment`: which the scenario fits.
 
-    Raises nothing that is about the run: what went wrong is in the result.
+    Raises ConfigError if the environment is not as it must be, before anything is changed there; and nothing that is
+    about the run: what went wrong is in the result.
     """
     folder = Path(tempfile.mkdtemp(prefix="qt-chaos-run-"))
-    trial = Trial(scenario, seed, folder, say, server)
-    began_s = time.time()
-    errors: list[str] = []
-    try:
-        try:
-            await trial.run()
-        except* Exception as group:  # noqa: BLE001, whatever breaks the harness is an ERROR, and is told
-            errors = [_words(error) for error in leaves(group)]
-        finally:
-            trial.close()
-        ended_s = time.time()
-        history, judgement = _judged(trial, errors)
-        return Result(
-            scenario=scenario.name,
-            title=scenario.title,
-            promises=tuple(scenario.promises),
-            seed=seed,
-            command=command,
-            judgement=judgement,
-            started_s=began_s,
-            ended_s=ended_s,
-            settings=_shown_settings(scenario),
-            versions=trial.versions,
-            redis_settings=trial.redis_settings,
-            log_tail=() if judgement.verdict is Verdict.PASS else trial.log_tail(),
-            history=history,
-        )
-    finally:
+    # Who is killed with kill -9 removes nothing: a lifeline does it then, and otherwise too.
+    async with nullcontext() if keep else open_lifeline(folder):
+        trial = Trial(scenario, seed, folder, say, server, mutant, environment)
+        result = await _tried(trial, command)
         if keep:
             say(f"journals and logs are in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+
+async def _tried(trial: Trial, command: str) -> Result:
+    scenario = trial.scenario
+    began_s = time.time()
+    errors: list[BaseException] = []
+    try:
+        await trial.run()
+    except* Exception as group:  # noqa: BLE001, whatever breaks the harness is an ERROR, and is told
+        errors = leaves(group)
+    finally:
+        trial.close()
+    for error in errors:
+        if isinstance(error, ConfigError) and trial.environment.given is not None:
+            raise ConfigError(without_logins(str(error)))
+    ended_s = time.time()
+    history, judgement = _judged(trial, [_words(error) for error in errors])
+    return Result(
+        scenario=scenario.name,
+        title=scenario.title,
+        promises=tuple(letter for letter in scenario.promises if letter not in trial.unjudged),
+        seed=trial.seed,
+        command=command,
+        judgement=judgement,
+        started_s=began_s,
+        ended_s=ended_s,
+        settings=_shown_settings(scenario),
+        versions=trial.versions,
+        redis_settings=trial.redis_settings,
+        not_tested=(
+            *(f"{letter}, {PROMISES[letter]}: {why}." for letter, why in trial.unjudged.items()),
+            *NOT_TESTED,
+        ),
+        log_tail=() if judgement.verdict is Verdict.PASS else trial.log_tail(),
+        history=history,
+    )
 
 
 def _judged(trial: Trial, errors: Sequence[str]) -> tuple[list[Event], Judgement]:
@@ -253,8 +303,14 @@ def _judged(trial: Trial, errors: Sequence[str]) -> tuple[list[Event], Judgement
         history = trial.history()
     except (OSError, ValueError) as error:
         errors.append(f"the history cannot be read: {error}")
-    found = judge(history, expectations_of(trial.scenario), bounds_of(trial.scenario))
-    return history, overruled(found, errors, trial.void)
+    try:
+        found = judge(history, expectations_of(trial.scenario), bounds_of(trial.scenario))
+    except Exception as error:  # noqa: BLE001, a checker that stumbles has judged nothing, and the next run goes on
+        found = Judgement(Verdict.ERROR, (), Counts(), (), (), ())
+        errors.append(f"the checker failed: {_words(error)}")
+    # "held" would be more than is known.
+    judged = tuple(one for one in found.invariants if one.letter not in trial.unjudged)
+    return history, overruled(msgspec.structs.replace(found, invariants=judged), errors, trial.void)
 
 
 def overruled(judgement: Judgement, errors: Sequence[str], void: Sequence[str]) -> Judgement:
@@ -272,21 +328,14 @@ def overruled(judgement: Judgement, errors: Sequence[str], void: Sequence[str]) 
     return judgement
 
 
-def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in a group, however deep; or the one that it is."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
-    return [error]
-
-
 def _words(error: BaseException) -> str:
     if isinstance(error, HarnessError):
-        return str(error)
+        return without_logins(str(error))
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     where = "" if last is None else f", {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
-    return f"{type(error).__name__}: {error}{where}"
+    return without_logins(f"{type(error).__name__}: {error}{where}")
 
 
 def _shown_settings(scenario: Scenario) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from chaos.environment import HERE
 from chaos.result import shown_command
 from chaos.runner import run_scenario
-from chaos.scenario import Scenario, contradictions
-from queue_trio.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from chaos.environment import Environment
     from chaos.result import Result
+    from chaos.scenario import Scenario
     from queue_trio.server_binary import ServerBinary
 
 PROGRAM = ("python", "-m", "chaos")
@@ -32,40 +31,29 @@ async def run_suite(
     say: Callable[[str], None],
     done: Callable[[Scenario, Result], None],
     server: ServerBinary | None = None,
+    environment: Environment = HERE,
 ) -> list[Result]:
     """Every scenario with every seed. `say` hears how each goes; `done` of each as soon as it is judged."""
     results: list[Result] = []
     for seed in seeds:
         for scenario in scenarios:
-            command = shown_command((*PROGRAM, "run", scenario.name, "--seed", str(seed)))
-            result = await run_scenario(scenario, seed=seed, command=command, say=say, server=server)
+            words = (*PROGRAM, "run", scenario.name, "--seed", str(seed), *environment.words)
+            result = await run_scenario(
+                scenario,
+                seed=seed,
+                command=shown_command(words),
+                say=say,
+                server=server,
+                environment=environment,
+            )
             results.append(result)
             done(scenario, result)
     return results
 
 
 def as_expected(scenario: Scenario, result: Result) -> bool:
-    """Whether the verdict is the one that the scenario is there to get."""
-    return result.judgement.verdict is scenario.expect.verdict
-
-
-def resized(scenario: Scenario, *, jobs: int | None = None, workers: int | None = None) -> Scenario:
-    """The scenario with so many jobs in all, each load keeping its share, and so many workers.
-
-    Raises ConfigError if that does not fit the rest of the scenario.
-    """
-    told = scenario.model_dump(by_alias=True, exclude_unset=True)
-    if jobs is not None:
-        total = sum(load.jobs for load in scenario.loads)
-        for step in told["steps"]:
-            if step.get("load"):
-                step["load"]["jobs"] = max(1, round(step["load"]["jobs"] * jobs / total))
-    if workers is not None:
-        told.setdefault("processes", {})["workers"] = workers
-    try:
-        changed = Scenario.model_validate(told)
-    except ValidationError as error:
-        raise ConfigError(f"{scenario.name}: {error.errors()[0]['msg']}") from None
-    for _, reason, wrong, _ in contradictions(changed):
-        raise ConfigError(f"{scenario.name}, with another size: {wrong or 'count'}: {reason}")
-    return changed
+    """Whether the verdict is the one that the scenario is there to get, and for the reason that it names."""
+    expected, judgement = scenario.expect, result.judgement
+    if judgement.verdict is not expected.verdict:
+        return False
+    return expected.reason is None or expected.reason in " ".join(judgement.reasons[:1])

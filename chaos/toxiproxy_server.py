@@ -2,7 +2,8 @@
 
 A lifeline, as for the embedded Redis, ends it however we end. Its control API is known to deadlock, so a heal that it
 does not answer is done by a new process: same ports, same proxies, no toxics. That closes every connection, like any
-outage; `restarts` tells how often it was done, and the runner writes it down.
+outage; `restarts` tells how often it was done, and the runner writes it down. Where Docker has to run it, the child is
+Docker's client, and a container goes the same ways.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ import random
 import signal
 import subprocess
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from chaos.container import open_container
 from chaos.errors import ApiHangs, HarnessError
 from chaos.toxiproxy import Api, Proxy
+from chaos.toxiproxy_binary import IMAGE, VERSION, in_docker
 from queue_trio.embedded import open_lifeline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from chaos.container import Container
 
 RESTART_S: Final = 20.0
 _START_S: Final = 10.0
@@ -39,10 +44,11 @@ _PORTS: Final = range(20_000, 32_000)
 class ToxiproxyServer:
     """A running server, made by `open_toxiproxy`."""
 
-    def __init__(self, binary: Path, folder: Path, group: int) -> None:
+    def __init__(self, binary: Path, folder: Path, group: int, container: Container | None = None) -> None:
         self._binary = binary
         self._folder = folder
         self._group = group
+        self._container = container
         self._process: trio.Process | None = None
         # From the system: runs that seed `random` must not all try the same ports in the same order.
         self._choose = random.SystemRandom()
@@ -54,6 +60,11 @@ class ToxiproxyServer:
     def api(self) -> Api:
         assert self._api is not None, "open_toxiproxy yields only after a start"
         return self._api
+
+    @property
+    def version(self) -> str:
+        """Our own copy's; of what somebody else has put here it is not known."""
+        return VERSION if self._binary.name.endswith(VERSION) or self._container is not None else "unknown"
 
     @property
     def log(self) -> Path:
@@ -125,6 +136,8 @@ class ToxiproxyServer:
         process = self._process
         if process is None:
             return
+        if self._container is not None:
+            await self._container.remove()
         with trio.move_on_after(_KILL_S):
             if process.poll() is None:
                 process.kill()
@@ -134,13 +147,18 @@ class ToxiproxyServer:
 
     def freeze(self) -> None:
         """SIGSTOP: proxies and control API hang."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._container is not None:
+            self._container.signal(number.name.removeprefix("SIG"))
+            return
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(number)
 
     async def connections(self, name: str) -> tuple[int, int]:
         """Connections that a proxy has accepted, and those of them for which it did not reach its upstream."""
@@ -162,6 +180,7 @@ class ToxiproxyServer:
             try:
                 await self._start(self._choose.choice(_PORTS))
             except _PortTaken:
+                await self.kill()  # a container that has ended still has its name
                 continue
             return
         raise HarnessError(f"Toxiproxy found no free port in {_TRIES} tries")
@@ -179,16 +198,7 @@ class ToxiproxyServer:
             offset = log.tell()
             # lowlevel: trio.run_process ties a process to a nursery; ours outlives the call that starts it.
             self._process = await trio.lowlevel.open_process(
-                [
-                    self._binary,
-                    "-host",
-                    "127.0.0.1",
-                    "-port",
-                    str(port),
-                    "-proxy-metrics",
-                    "-config",
-                    str(config),
-                ],
+                self._command(port, config),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -209,6 +219,12 @@ class ToxiproxyServer:
             await self.api.call("forget", lambda api: api.delete(f"/proxies/{secret}"))
             return
         raise HarnessError(f"Toxiproxy did not answer within {_START_S:g} s; see {self.log}")
+
+    def _command(self, port: int, config: Path) -> list[str]:
+        flags = ["-host", "127.0.0.1", "-port", str(port), "-proxy-metrics", "-config", str(config)]
+        if self._container is not None:
+            return self._container.command(IMAGE, flags, self._folder)
+        return [str(self._binary), *flags]
 
     async def _answers(self, secret: str) -> bool:
         try:
@@ -231,11 +247,18 @@ class _PortTaken(HarnessError):
 
 @asynccontextmanager
 async def open_toxiproxy(binary: Path) -> AsyncIterator[ToxiproxyServer]:
-    """Run a server of our own inside the block; neither process nor folder is left after it. Raises HarnessError."""
+    """Run a server of our own inside the block; neither process nor folder is left after it. Raises HarnessError.
+
+    `binary`: what `ensure_toxiproxy` gives.
+    """
     with tempfile.TemporaryDirectory(prefix="qt-toxiproxy-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        async with open_lifeline(folder) as group:
-            server = ToxiproxyServer(binary, folder, group)
+        async with AsyncExitStack() as stack:
+            group = await stack.enter_async_context(open_lifeline(folder))
+            container = None
+            if in_docker(binary):
+                container = await stack.enter_async_context(open_container(binary))
+            server = ToxiproxyServer(binary, folder, group, container)
             try:
                 await server.start()
                 yield server

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
 
-from chaos.aof import inversions
-from chaos.cli import main
-from chaos.errors import ApiHangs, HarnessError
+from chaos.cli.main import main
+from chaos.errors import ApiHangs, DidNotBite, HarnessError, leaves
 from chaos.faults import Condition
 from chaos.history import SUFFIX, Enqueue, Journal, Observation, Run
 from chaos.history import Fault as FaultEvent
-from chaos.injection import Injection, streams
+from chaos.injection import Injection, delays, streams
 from chaos.load import Conditions, Tail, parts
 from chaos.loading import find_scenario, load_all
-from chaos.runner import leaves, overruled
+from chaos.reshape import resized
+from chaos.runner import overruled
 from chaos.scenario import Load
 from chaos.steps import Player
-from chaos.suite import chosen, resized
+from chaos.suite import chosen
 from chaos.verdict import Counts, Judgement, Verdict
 from queue_trio.errors import ConfigError
 from tests.chaos.histories import OUTAGE, scenario
@@ -202,6 +204,26 @@ async def test_what_cannot_be_injected_ends_the_run_and_is_healed(tmp_path: Path
     assert injectors.done == ["begin outage", "heal outage"]
 
 
+@pytest.mark.parametrize("go_on", [False, True])
+async def test_what_there_is_nothing_to_hit_with_makes_the_run_void_and_is_healed(
+    tmp_path: Path, journal: Journal, go_on: bool
+) -> None:
+    injectors = Injectors(begin=DidNotBite("worker-1 did not come to 'sweeping'"))
+    one = player(
+        scenario(OUTAGE | {"go_on": go_on}, OUTAGE | {"name": "later"}), journal, injectors, tmp_path
+    )
+    await one.play()
+    assert one.void == ["fault outage did not bite: worker-1 did not come to 'sweeping'"]
+    assert injectors.done == ["begin outage", "heal outage"]
+
+
+def test_of_each_four_delays_one_is_from_every_quarter() -> None:
+    drawn = list(islice(delays(100, 500, random.Random(1)), 40))
+    for at in range(0, 40, 4):
+        assert sorted((late_ms - 100) // 100 for late_ms in drawn[at : at + 4]) == [0, 1, 2, 3]
+    assert drawn == list(islice(delays(100, 500, random.Random(1)), 40))
+
+
 async def test_a_condition_that_never_comes_makes_the_run_void(
     tmp_path: Path, journal: Journal, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -244,47 +266,6 @@ def test_errors_are_found_in_groups_of_groups() -> None:
     assert leaves(ExceptionGroup("", [one, ExceptionGroup("", [two])])) == [one, two]
 
 
-# --- priority, from the append-only file -----------------------------------------------------------------------------
-
-KEYS = ("ready:high", "ready:low")
-
-
-def aof(folder: Path, *transactions: str) -> Path:
-    """An append-only file: commands separated by commas make one transaction."""
-    with (folder / "appendonly.aof.1.incr.aof").open("wb") as file:
-        for transaction in transactions:
-            for command in ("MULTI", *transaction.split(", "), "EXEC"):
-                words = command.split()
-                file.write(b"*%d\r\n" % len(words))
-                file.writelines(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
-    return folder
-
-
-def test_what_is_taken_in_order_is_no_inversion(tmp_path: Path) -> None:
-    told = (
-        "RPUSH ready:low a b",
-        "RPUSH ready:high c",
-        "LPOP ready:high 2, LPOP ready:low 1",
-        "LPUSH ready:high c",
-        "LREM ready:high 1 c",
-        "LPOP ready:low",
-    )
-    assert inversions(aof(tmp_path, *told), KEYS) == (2, [])
-
-
-def test_who_is_passed_over_is_told(tmp_path: Path) -> None:
-    claims, found = inversions(
-        aof(tmp_path, "RPUSH ready:low a", "RPUSH ready:high c", "LPOP ready:low 1"), KEYS
-    )
-    assert claims == 1
-    assert found == ["claim 1 took a (low) while c and 0 more of a higher priority were ready"]
-
-
-def test_a_write_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="RPOPLPUSH on ready:low"):
-        inversions(aof(tmp_path, "RPUSH ready:low a", "RPOPLPUSH ready:low other"), KEYS)
-
-
 # --- suite and command line ------------------------------------------------------------------------------------------
 
 
@@ -296,7 +277,7 @@ def test_the_short_suite_is_part_of_the_long_one() -> None:
 
 
 def test_a_scenario_of_another_size_keeps_its_shape() -> None:
-    whole = find_scenario("long-outage")
+    whole = find_scenario("redis-outage")
     small = resized(whole, jobs=106, workers=3)
     assert [load.jobs for load in small.loads] == [6, 100]
     assert small.processes.workers == 3

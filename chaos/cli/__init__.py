@@ -1,0 +1,1 @@
+"""`python -m chaos`: one module for each command, which it brings by `register`."""
