@@ -6,13 +6,15 @@ the audit is the product's.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 from pydantic import SecretStr
 
-from chaos.aof import inversions
+from chaos.aof_judge import judge_file
+from chaos.errors import HarnessError
 from chaos.history import AtRest
 from queue_trio.core.job import Lane
 from queue_trio.core.settings import RedisSettings
@@ -22,11 +24,15 @@ from queue_trio.redis.keys import READY_KEYS, LaneKeys
 from queue_trio.redis.store import RedisStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from chaos.redis_server import ChaosRedis
+    from chaos.aof_judge import Told
+    from chaos.stage import Stage
 
-COUNTERS: Final = ("enqueued", "completed", "cancelled", "purged")
+COUNTERS: Final = ("enqueued", "completed", "cancelled", "purged", "reclaimed", "poisoned", "stale")
+WRITTEN_S: Final = 5.0
+CLOSED_S: Final = 2.0
+"""For a proxy to pass on that a process has closed its connections."""
 STATES: Final = ("scheduled", "ready", "leased", "dead")
 
 # Inboxes (strategy `looped`) come after the fixed keys: a job in one counts as ready.
@@ -42,27 +48,24 @@ return {redis.call('HMGET', KEYS[1], unpack(ARGV)), scheduled, ready, members(KE
 
 
 class AtRestReader:
-    """Asks the server directly, past every proxy."""
+    """Asks the server directly, past every proxy. `workers`: all that ever were, by what they call themselves."""
 
-    def __init__(self, redis: ChaosRedis, lane: Lane | None = None) -> None:
-        self._redis = redis
-        self._lane = lane or Lane()
-        self._keys = LaneKeys(self._lane)
+    def __init__(self, stage: Stage, workers: Callable[[], Iterable[str]]) -> None:
+        self._redis = stage.redis
+        self._aof = stage.aof
+        self._prefix = stage.prefix
+        self._workers = workers
+        self._lane = Lane()
+        self._keys = LaneKeys(self._lane, stage.prefix)
 
     async def look(self, at_s: float, *, drained: bool) -> AtRest:
         """What is there now, without the audit. Raises HarnessError."""
         counters, *states = await self._read()
         places = {id: state for state, ids in zip(STATES, states, strict=True) for id in ids}
-        enqueued, completed, cancelled, purged = (int(count or 0) for count in counters)
-        return AtRest(
-            at_s,
-            drained,
-            places,
-            enqueued=enqueued,
-            completed=completed,
-            cancelled=cancelled,
-            purged=purged,
-        )
+        counts: dict[str, Any] = {
+            name: int(count or 0) for name, count in zip(COUNTERS, counters, strict=True)
+        }
+        return AtRest(at_s, drained, places, **counts)
 
     async def empty(self) -> bool:
         """Whether nothing is scheduled, ready or leased. Raises HarnessError."""
@@ -70,18 +73,18 @@ class AtRestReader:
         return not any(states[: STATES.index("dead")])
 
     async def _read(self) -> list[Any]:
-        inboxes = await self._redis.command("KEYS", self._keys.session("")[: -len("session:")] + "inbox:*")
-        keys = [*self._keys.pick(("stats", "scheduled", "lease", "dead", *READY_KEYS)), *sorted(inboxes)]
+        workers = {*self._workers(), *await self.registered()}
+        inboxes = [key for worker in sorted(workers) for key in self._keys.inboxes(worker)]
+        keys = [*self._keys.pick(("stats", "scheduled", "lease", "dead", *READY_KEYS)), *inboxes]
         found = await self._redis.command("EVAL", _PLACES, str(len(keys)), *keys, *COUNTERS)
         assert isinstance(found, list)
         return found
 
     async def violations(self) -> tuple[str, ...]:
         """What the queue's own audit finds. Raises QueueTrioError."""
-        client = Client.from_settings(
-            RedisSettings(url=SecretStr(self._redis.url)), name="queue-trio:chaos:audit"
-        )
-        store = RedisStore(client)
+        settings = RedisSettings(url=SecretStr(self._redis.url), prefix=self._prefix)
+        client = Client.from_settings(settings, name="queue-trio:chaos:audit")
+        store = RedisStore(client, prefix=self._prefix)
         try:
             report = await store.audit(self._lane)
         finally:
@@ -98,26 +101,52 @@ class AtRestReader:
         found = await self._redis.command("ZRANGE", self._keys["workers"], "0", "-1")
         return set(found)
 
-    async def inversions(self) -> tuple[str, ...]:
-        """Claims that passed over a job of higher priority. Raises HarnessError."""
-        keys = self._keys.pick(READY_KEYS)
-        _, found = await trio.to_thread.run_sync(inversions, self._redis.folder, keys)
-        return tuple(found)
+    async def connected(self) -> list[str]:
+        """Workers that still have connections, though all have gone; of a server that is ours. Raises HarnessError."""
+        return [] if self._aof is None or await wait_until(self._alone, CLOSED_S) else await self._callers()
+
+    async def _alone(self) -> bool:
+        return not await self._callers()
+
+    async def _callers(self) -> list[str]:
+        names = set(re.findall(r" name=\S*:(\S+)", await self._redis.command("CLIENT", "LIST")))
+        return sorted(names & set(self._workers()))
+
+    async def told_by_file(self) -> Told | None:
+        """What the server's append-only file tells; None where that is out of reach. Raises HarnessError."""
+        if self._aof is None:
+            return None
+        if not await wait_until(self._written, WRITTEN_S):
+            raise HarnessError(f"redis: its append-only file was not written within {WRITTEN_S:g} s")
+        return await trio.to_thread.run_sync(judge_file, self._aof, self._keys)
+
+    async def _written(self) -> bool:
+        """With `appendfsync everysec` a slow disk can put it off."""
+        told = await self._redis.command("INFO", "persistence")
+        return int(told["aof_buffer_length"]) == 0
 
 
 async def sum_up(
     reader: AtRestReader, rest: AtRest, *, strict: bool, leftovers: Sequence[str] = ()
 ) -> AtRest:
-    """What was seen, with what the audit finds, and the append-only file where the strategy is strict."""
+    """What was seen, with what the audit finds, and what the append-only file tells; of priority if `strict`.
+
+    Where there is no such file (`Stage.unjudged`), that nothing was found in it says nothing. Raises HarnessError.
+    """
     try:
         violations = await reader.violations()
     except QueueTrioError as error:
         violations = (f"the audit failed: {error}",)
+    rest = msgspec.structs.replace(rest, violations=violations, leftovers=tuple(leftovers))
+    told = await reader.told_by_file()
+    if told is None:
+        return rest
     return msgspec.structs.replace(
         rest,
-        violations=violations,
-        inversions=await reader.inversions() if strict else (),
-        leftovers=tuple(leftovers),
+        violations=(*told.misplaced, *violations),
+        inversions=told.inversions if strict else (),
+        transactions=told.transactions,
+        leases=told.leases,
     )
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from chaos import faults
+from chaos.bites import Bite, bite_of
 
 if TYPE_CHECKING:
-    from chaos.scenario import Scenario
+    from chaos.scenario import Processes, Scenario
     from queue_trio.core.settings import Settings
 
 TICK_S: Final = 0.5
@@ -22,12 +23,18 @@ LEAVE_S: Final = 1.0
 """Beside its grace, a process may need so long to be gone: the interpreter has to end too."""
 STOP_S: Final = 0.5
 """The timeout that the tasks which never end have of their own (`tasks`)."""
+CONNECTS_S: Final = 1.0
+"""Any stretch of time so long is looked at for a rush of connections."""
+CONNECTS_LATE_S: Final = 0.7
+"""A worker in trouble may tell its count so late."""
 REPLY_BYTES: Final = 16 * 1024
 """A large reply, for the question whether slicing it takes longer than a command may."""
 
 EVERYBODY: Final = ("*",)
 
 NETWORK_WIDE: Final = (faults.ProxyDown, faults.UpstreamGone)
+ORPHANING: Final = ("claimed", "running", "before_settle")
+"""Phases in which a worker has a job in hand, and Redis knows no better."""
 SERVER_WIDE: Final = (
     faults.RedisKill,
     faults.RedisFreeze,
@@ -66,8 +73,14 @@ class FaultRule(msgspec.Struct, frozen=True):
     """Nobody can change anything in Redis while it lasts, so afterwards live workers must keep their leases."""
     first_success: Bound | None = None
     detection: Bound | None = None
+    bite: Bite = Bite()
+    """What must be seen of it."""
+    routes: tuple[str, ...] = ()
+    """The proxies it is on."""
     exit: Bound | None = None
     """For SIGTERM: until the process is gone."""
+    orphans: bool = False
+    """Each victim dies with a job in hand that it can neither settle nor give back, and names it."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -77,16 +90,18 @@ class Bounds(msgspec.Struct, frozen=True):
     command_s: float
     slots: int
     """Handlers that one worker runs at once."""
+    workers: tuple[str, ...]
+    """All that there are, by name."""
     recovery: Bound
     orphan: Bound
     drain: Bound
     handler: Bound
     """For handlers that never end by themselves."""
     poison: Bound
-    connects_max: Bound
-    """Its seconds are a wait: the shortest mean time between two tries to connect of one process in trouble."""
     connects_free: int
-    """Connections that a process may try to make without any wait."""
+    """Connections that a process may try to make without any wait: once all that its pool has."""
+    connects_max: Bound
+    """Its seconds are a wait: the shortest mean time between further tries to connect of one process in trouble."""
     faults: dict[str, FaultRule]
 
 
@@ -97,13 +112,14 @@ def bounds_of(scenario: Scenario) -> Bounds:
         lease_s=settings.worker.lease,
         command_s=settings.redis.read_timeout,
         slots=settings.worker.concurrency,
+        workers=all_processes(scenario).worker_names,
         recovery=recovery(settings),
         orphan=orphan(settings, slowest_handler(scenario)),
         drain=Bound(scenario.settle.within, "settle within"),
         handler=handler_end(),
         poison=poison(settings),
+        connects_free=settings.redis.max_connections,
         connects_max=connect_spacing(settings),
-        connects_free=10 * settings.redis.max_connections,
         faults={name: rule_of(fault, scenario, settings) for name, fault in scenario.faults.items()},
     )
 
@@ -191,19 +207,28 @@ def rule_of(fault: faults.Fault, scenario: Scenario, settings: Settings) -> Faul
         total=is_total(fault),
         first_success=first if hurts else None,
         detection=detection(settings) if hurts and is_total(fault) else None,
+        bite=bite_of(fault, disrupts=hurts),
+        routes=(fault.proxies or scenario.processes.proxies)
+        if isinstance(fault, faults.NetworkFault)
+        else (),
         exit=leaving(settings) if isinstance(fault, faults.WorkerTerm) else None,
+        orphans=isinstance(fault, faults.WorkerKill) and fault.phase in ORPHANING,
     )
 
 
 def hits(fault: faults.Fault, scenario: Scenario) -> tuple[str, ...] | None:
     """Whom it hits by its nature; None if chance decides, so that only the journal can tell."""
     if isinstance(fault, faults.NetworkFault):
-        started = sum(step.start is not None for step in scenario.steps)
-        more = scenario.processes.workers + started
-        return scenario.processes.model_copy(update={"workers": more}).behind(fault.proxies)
+        return all_processes(scenario).behind(fault.proxies)
     if isinstance(fault, faults.WorkerFault):
         return fault.names or None
     return EVERYBODY
+
+
+def all_processes(scenario: Scenario) -> Processes:
+    """With the workers that are started on the way, and do not refuse to."""
+    hired = sum(step.start is not None and step.start.refuses is None for step in scenario.steps)
+    return scenario.processes.model_copy(update={"workers": scenario.processes.workers + hired})
 
 
 def disrupts(fault: faults.Fault, settings: Settings) -> bool:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 from chaos.causes import Case
 from chaos.invariants import NAMES, OFFENDERS_MAX, WAITING, Findings
 from chaos.jobs import facts_of
+from chaos.proofs import proof_of
 from chaos.recovery import recoveries
 from chaos.timeline import story
-from chaos.verdict import Counts, Invariant, Judgement, Offender, Verdict
+from chaos.verdict import Counts, Invariant, Judgement, Offender, Proof, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 WEIGHT: Final = "NUFSDPAZC"
 """The promises, the one whose breach weighs most first."""
 REASONS_MAX: Final = 3
+REFUSED: Final = " refused to start, "
+"""What the crew says of a worker that did, before its reason."""
 
 
 def judge(history: Sequence[Event], expectations: Expectations, bounds: Bounds) -> Judgement:
     """What the run comes to. `history` is in order of time, as `read_history` gives it."""
     facts = facts_of(history)
     case = Case(facts, expectations, bounds)
-    proofs = tuple(f"{window.name}: {window.proof}" for window in facts.windows if window.proof)
+    proofs = tuple(_proofs(case))
     if facts.at_rest is None:
         reason = "the queue was never asked what is left in it: nothing can be said of any job"
         return Judgement(
@@ -48,7 +51,7 @@ def judge(history: Sequence[Event], expectations: Expectations, bounds: Bounds) 
     measured, unmeasured = recoveries(case, facts.at_rest.at_s)
     broken = [reason for letter in WEIGHT for reason in _breach(letter, promises[letter])]
     void = [*_unproven(case), *unmeasured]
-    missed = [*_late(measured), *_unexpected_counts(expectations, counts), *_unsaid(case)]
+    missed = [*_late(measured), *_unexpected_counts(expectations, counts), *_idle(case), *_unrefused(case)]
     if broken:
         verdict = Verdict.FAIL
     elif void:
@@ -113,11 +116,19 @@ def _unproven(case: Case) -> Iterator[str]:
         yield "there was no load: no handler ever began"
     begun = {job.task for job in facts.jobs.values() if job.runs}
     yield from (f"no handler of {task} ever began" for task in sorted(expectations.tasks - begun))
+    if any(job.returned for job in facts.jobs.values()) and not any(
+        job.settles for job in facts.jobs.values()
+    ):
+        yield "no worker wrote down what it settled: nothing can be said of the fence"
     yield from _faults_unproven(case)
     rest = facts.at_rest
     if rest is not None and not rest.drained:
         waiting = sum(place in WAITING for place in rest.places.values())
         yield f"the drain did not finish: {waiting} jobs are still queued"
+    if rest is not None and rest.leases is not None:
+        runs = len({(run.id, run.fence) for run in facts.runs})
+        if rest.leases < runs:
+            yield f"the append-only file tells of {rest.leases} leases, and {runs} runs began: not of all of it"
 
 
 def _faults_unproven(case: Case) -> Iterator[str]:
@@ -130,14 +141,26 @@ def _faults_unproven(case: Case) -> Iterator[str]:
         if len(windows) != rule.times:
             yield f"fault {name} began {len(windows)} times, not {rule.times}"
         for window in windows:
-            if window.active_s is None or not window.proof:
-                yield f"fault {name} is not proven to have bitten"
+            missing = proof_of(case, window, rule).missing
+            if window.active_s is None:
+                yield missing
             elif math.isinf(case.over_s(window, rule)):
                 yield f"fault {name} is not proven to be gone"
             elif rule.hits is None and not window.targets:
                 yield f"fault {name} does not say whom it hit"
             elif not _busy(case, window.begin_s, case.over_s(window, rule) + case.bounds.recovery.seconds):
                 yield f"nothing was going on during fault {name}"
+            elif missing:
+                yield missing
+            elif rule.orphans and not window.jobs:
+                yield f"fault {name} does not say whose job its victim had in hand"
+
+
+def _proofs(case: Case) -> Iterator[Proof]:
+    """What was seen of each fault."""
+    for window in case.facts.windows:
+        rule = case.bounds.faults.get(window.name)
+        yield Proof(window.name, (window.proof,)) if rule is None else proof_of(case, window, rule)
 
 
 def _busy(case: Case, from_s: float, to_s: float) -> bool:
@@ -146,7 +169,7 @@ def _busy(case: Case, from_s: float, to_s: float) -> bool:
         times = [event.at_s for event in job.phases]
         for run in job.runs:
             times += [run.started_s, run.started_s if run.ended_s is None else run.ended_s]
-        if min(times) <= to_s and max(times) >= from_s:
+        if times and min(times) <= to_s and max(times) >= from_s:
             return True
     return False
 
@@ -168,11 +191,30 @@ def _unexpected_counts(expectations: Expectations, counts: Counts) -> Iterator[s
             yield f"{name.replace('_', ' ')}: {count}, expected {amount}"
 
 
-def _unsaid(case: Case) -> Iterator[str]:
-    said = [action.what for action in case.facts.actions]
-    for text in case.expectations.says:
-        if not any(text in what for what in said):
-            yield f"nobody said {text!r}"
+def _unrefused(case: Case) -> Iterator[str]:
+    reasons = [action.what.partition(REFUSED) for action in case.facts.actions]
+    for text in case.expectations.refusals:
+        if not any(refused and text in why for _, refused, why in reasons):
+            yield f"no worker refused to start because of {text!r}"
+
+
+def _idle(case: Case) -> Iterator[str]:
+    """Faults during which fewer jobs, or more, were settled as done than the scenario expects."""
+    settles = [settle for job in case.facts.jobs.values() for settle in job.settles]
+    for name, amount in case.expectations.completed_during.items():
+        for window in case.facts.windows:
+            if window.name != name or window.active_s is None:
+                continue
+            to_s = window.healed_s if window.heal_s is None else window.heal_s
+            count = sum(
+                settle.accepted
+                and settle.verdict == "done"
+                and window.active_s <= settle.sent_s
+                and settle.at_s <= to_s
+                for settle in settles
+            )
+            if not amount.holds(count):
+                yield f"completed during {case.called(window)}: {count}, expected {amount}"
 
 
 def _tried(facts: Facts) -> Counts:

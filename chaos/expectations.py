@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
 ENDLESS: Final = frozenset({"hang", "uncancellable"})
 KILLERS: Final = frozenset({"crash", "poison"})
-MUST_BE_NONE: Final = ("dead", "refused", "cancelled", "manual_interventions")
+FAILURES: Final = {"fail": 2, "hang": 2, "uncancellable": 1}
+"""So often each of these tasks runs until it is dead: its retries and once more (`tasks`)."""
+MUST_BE_NONE: Final = (
+    "failed",
+    "unknown",
+    "refused",
+    "dead",
+    "cancelled",
+    "purged",
+    "duplicated",
+    "reclaimed",
+    "poisoned",
+    "manual_interventions",
+)
 """Counts that must be 0 unless the scenario says otherwise."""
 
 
@@ -29,12 +42,14 @@ class Expectations(msgspec.Struct, frozen=True):
     """Tasks that are stopped by their timeout: for them being cancelled is a failure of their own."""
     killers: frozenset[str] = KILLERS
     """Tasks that kill their worker, and with it whatever else it runs."""
-    mortal: frozenset[str] = ENDLESS | {"poison"}
-    """Tasks that may end among the dead letters without having raised anything."""
+    failures: dict[str, int] = msgspec.field(default_factory=lambda: dict(FAILURES))
+    """Tasks that end among the dead letters, every time, to how often each fails before."""
     bad_records: int = 0
-    """So many more jobs may, because their records are made unreadable."""
-    says: tuple[str, ...] = ()
-    """Texts that must be among the actions, such as why a worker refused to start."""
+    """So many other jobs may, because their records are made unreadable."""
+    refusals: tuple[str, ...] = ()
+    """Texts that must be among the reasons of workers that refused to start."""
+    completed_during: dict[str, Amount] = {}
+    """Faults to how many jobs must be settled as done while each is there."""
 
     def amount(self, count: str) -> Amount | None:
         """What `count` must be; None if it may be anything."""
@@ -47,6 +62,8 @@ def expectations_of(scenario: Scenario) -> Expectations:
     return Expectations(
         amounts=dict(scenario.expect.counts),
         tasks=frozenset(load.kind for load in scenario.loads if load.kind in ENDLESS | KILLERS | {"fail"}),
+        failures=FAILURES | {"poison": scenario.all_settings().worker.max_crashes + 1},
         bad_records=sum(fault.count for fault in scenario.faults.values() if isinstance(fault, BadRecord)),
-        says=tuple(step.start.refuses for step in scenario.steps if step.start and step.start.refuses),
+        refusals=tuple(step.start.refuses for step in scenario.steps if step.start and step.start.refuses),
+        completed_during=dict(scenario.expect.completed_during),
     )

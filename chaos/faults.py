@@ -134,7 +134,10 @@ class Latency(Toxic):
 
 
 class JitterScript(NetworkFault):
-    """Latency drawn anew from our own seed every `every` seconds, between `low` and `high` milliseconds."""
+    """Latency drawn anew from our own seed every `every` seconds, between `low` and `high` milliseconds.
+
+    It stays for twice as long as it is, if that is longer: a change lets go at once what Toxiproxy holds back.
+    """
 
     kind: Literal["jitter_script"]
     stream: Literal["downstream", "upstream", "both"] = "downstream"
@@ -272,7 +275,6 @@ class RedisLoading(RedisFault):
     """Killed and started again with so much to load that it answers LOADING for a while."""
 
     kind: Literal["redis_loading"]
-    megabytes: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
 
 
 class RedisBusy(RedisFault):

@@ -32,6 +32,8 @@ class Enqueue(msgspec.Struct, frozen=True, tag="enqueue", omit_defaults=True):
     priority: str = "normal"
     delay_ms: int = 0
     error: str = ""
+    client: str = ""
+    """Process that sent it, such as producer-1."""
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
@@ -50,6 +52,20 @@ class Run(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
     outcome: Literal["", "returned", "raised", "cancelled"] = ""
 
 
+class Settle(msgspec.Struct, frozen=True, tag="settle", omit_defaults=True):
+    """Redis has answered a worker what became of one job's outcome: `accepted`, or refused by the fence.
+
+    `fence` is that of the run whose outcome it is; `sent_s` is when the call went out.
+    """
+
+    at_s: float
+    sent_s: float
+    id: str
+    fence: int
+    verdict: Literal["done", "retry", "dead", "release"]
+    accepted: bool
+
+
 class Fault(msgspec.Struct, frozen=True, tag="fault", omit_defaults=True):
     """A fault on its way: asked for, proven to be there (`proof` says how), asked to heal, proven to be gone."""
 
@@ -59,10 +75,48 @@ class Fault(msgspec.Struct, frozen=True, tag="fault", omit_defaults=True):
     proof: str = ""
     targets: tuple[str, ...] = ()
     """Workers and clients it hits, by name, in any of its phases. Without any, the scenario says whom."""
+    jobs: dict[str, float] = {}
+    """Jobs that its victims had in hand when they died, to when that was."""
+    exits: dict[str, int] = {}
+    """Workers that were told to end, to their exit codes."""
+
+
+class Probe(msgspec.Struct, frozen=True, tag="probe", omit_defaults=True):
+    """What a question of the harness met on a route that a fault is on; asked on a connection of its own, at `at_s`.
+
+    `answered`: in full. `cut`: the connection ended before that. `silent`: neither came within `took_s`.
+    """
+
+    at_s: float
+    fault: str
+    route: str
+    outcome: Literal["answered", "refused", "cut", "silent"]
+    took_s: float
+    before: bool = False
+    """Asked before the fault was there, for comparison."""
+    got: int = 0
+    """Bytes of the answer."""
+    pieces: int = 0
+    """In so many reads."""
+    closing_s: float | None = None
+    """From our end of the stream to the other's, if that was waited for, and came."""
+
+
+class Dropped(msgspec.Struct, frozen=True, tag="dropped", omit_defaults=True):
+    """Bytes that a proxy took from somebody and never passed on while a fault was there; not those of our probes."""
+
+    at_s: float
+    fault: str
+    route: str
+    bytes: int
 
 
 class Observation(msgspec.Struct, frozen=True, tag="observation", omit_defaults=True):
-    """What the harness saw at one moment, for the timeline and for proof that a fault bit."""
+    """What was seen at one moment, for the timeline and for proof that a fault bit.
+
+    By the harness, of the queue and the workers; or by a producer, of itself. Who has a process's name, and a number
+    after a `#` where several processes have that name: `process_of`.
+    """
 
     at_s: float
     ready: dict[str, int] = {}
@@ -101,14 +155,23 @@ class AtRest(msgspec.Struct, frozen=True, tag="at_rest", omit_defaults=True):
     cancelled: int = 0
     purged: int = 0
     violations: tuple[str, ...] = ()
-    """What the queue's own audit found wrong."""
+    """Against S: what its own audit found; jobs that were not in one place after a transaction of its file."""
     inversions: tuple[str, ...] = ()
-    """Claims that passed over a ready job of higher priority, read from the server's own append-only file."""
+    """Against P: claims and moves in the file that did not go by priority."""
     leftovers: tuple[str, ...] = ()
     """Tasks, threads, processes or leases that outlived the runtime that had them."""
+    transactions: int | None = None
+    """In the server's own append-only file; None where that is out of reach."""
+    leases: int | None = None
+    """How often that file tells that a job was leased: less than runs that began, and it is not the whole story."""
+    reclaimed: int = 0
+    """Leases that a sweep has taken back, and with `poisoned` those after which the job was dead."""
+    poisoned: int = 0
+    stale: int = 0
+    """Settles that the fence has refused."""
 
 
-Event = Enqueue | Run | Fault | Observation | Action | AtRest
+Event = Enqueue | Run | Settle | Fault | Probe | Dropped | Observation | Action | AtRest
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Event).decode
@@ -121,9 +184,9 @@ class Journal:
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.clock = clock
 
-    def append(self, event: Event) -> None:
-        """Write one event. One write, so lines of several threads do not mix."""
-        os.write(self._file, _encode(event) + b"\n")
+    def append(self, *events: Event) -> None:
+        """Write them. One write, so lines of several threads do not mix."""
+        os.write(self._file, b"".join(_encode(event) + b"\n" for event in events))
 
     def close(self) -> None:
         os.close(self._file)
@@ -138,6 +201,11 @@ def read_history(folder: Path) -> list[Event]:
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         events += _parse(file.read_bytes(), str(file))
     return in_order(events)
+
+
+def process_of(who: str) -> str:
+    """The process of a scenario that speaks under this name in an observation: "producer-1" of "producer-1#7"."""
+    return who.partition("#")[0]
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:

@@ -6,24 +6,24 @@ Knows the drivers and the models of faults; not when anything is done, nor for h
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from chaos import faults
-from chaos.errors import HarnessError
+from chaos.errors import DidNotBite, HarnessError
 from chaos.toxiproxy import HEAL_S, Stream, Toxic
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from chaos.crew import Act, Crew
     from chaos.redis_faults import Fault as RedisFault
     from chaos.redis_faults import RedisFaults
     from chaos.scenario import Scenario
+    from chaos.stage import Toxiproxies
     from chaos.toxiproxy import Proxy
-    from chaos.toxiproxy_server import ToxiproxyServer
     from chaos.worker_main import Phase
 
     Doing = Callable[[], Awaitable[str]]
@@ -36,7 +36,7 @@ PHASE_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """One fault, once. `begin` and `heal` return proofs and raise HarnessError.
+    """One fault, once. `begin` and `heal` return proofs and raise HarnessError; DidNotBite if nothing is there to hit.
 
     `targets`: processes, if chance has chosen them. `hold_s`: how long it lasts, where the driver decides that. Without
     `heal_always` it need not be healed when the run is given up.
@@ -47,6 +47,12 @@ class Injection:
     targets: tuple[str, ...] = ()
     hold_s: float | None = None
     heal_always: bool = True
+    routes: Mapping[str, Proxy] = field(default_factory=dict)
+    """Those it is on, if it is a fault of the network, by the names that scenarios have for them."""
+    jobs: dict[str, float] = field(default_factory=dict)
+    """Filled by `begin`: jobs that victims had in hand when they died, to when that was."""
+    exits: dict[str, int] = field(default_factory=dict)
+    """Filled by both: workers that were told to end, to their exit codes."""
 
 
 class Injector:
@@ -57,8 +63,8 @@ class Injector:
         scenario: Scenario,
         seed: int,
         *,
-        toxiproxy: ToxiproxyServer,
-        redis: RedisFaults,
+        toxiproxy: Toxiproxies,
+        redis: RedisFaults | None,
         crew: Crew,
         background: trio.Nursery,
         act: Act,
@@ -76,9 +82,11 @@ class Injector:
         """`name`: in the journal. `calm`: whether no other fault is there, so that what is started can get ready."""
         match fault:
             case faults.NetworkFault():
-                return self._network(name, fault)
-            case faults.RedisFault():
-                return self._server(fault)
+                routes = fault.proxies or self._scenario.processes.proxies
+                proxies = {route: self._toxiproxy.proxies[route] for route in routes}
+                return replace(self._network(name, fault, list(proxies.values())), routes=proxies)
+            case faults.RedisFault() if self._redis is not None:
+                return self._server(fault, self._redis)
             case faults.WorkerFault():
                 return self._worker(fault, calm)
             case faults.ToxiproxyStopped():
@@ -87,9 +95,7 @@ class Injector:
 
     # --- network ---------------------------------------------------------------------------------------------------
 
-    def _network(self, name: str, fault: faults.NetworkFault) -> Injection:
-        names = fault.proxies or self._scenario.processes.proxies
-        proxies = [self._toxiproxy.proxies[proxy] for proxy in names]
+    def _network(self, name: str, fault: faults.NetworkFault, proxies: Sequence[Proxy]) -> Injection:
         match fault:
             case faults.ProxyDown():
                 return self._on(proxies, lambda proxy: proxy.disable(), lambda proxy: proxy.enable())
@@ -146,31 +152,33 @@ class Injector:
 
     def _jitter(self, name: str, fault: faults.JitterScript, proxies: Sequence[Proxy]) -> Injection:
         scope, done = trio.CancelScope(), trio.Event()
+        draws = delays(fault.low, fault.high, self._delays)
 
-        def draw() -> list[Toxic]:
-            late_ms = self._delays.randint(fault.low, fault.high)
+        def late(late_ms: int) -> list[Toxic]:
             return [
                 Toxic(f"{name}-{stream}", "latency", stream, {"latency": late_ms, "jitter": 0})
                 for stream in streams(fault.stream)
             ]
 
-        async def go_on() -> None:
+        async def go_on(late_ms: int) -> None:
             with scope:
                 while True:
-                    await trio.sleep(fault.every)
-                    toxics = draw()
+                    # A change lets go at once whatever a toxic holds back: nobody would wait for longer than this.
+                    await trio.sleep(max(fault.every, 2 * late_ms / 1000))
+                    late_ms = next(draws)
                     for proxy in proxies:
-                        for toxic in toxics:
+                        for toxic in late(late_ms):
                             await proxy.update(toxic)
             done.set()
 
-        first = draw()
+        first_ms = next(draws)
+        first = late(first_ms)
         whole = self._on(proxies, lambda proxy: _add(proxy, first), lambda proxy: _remove(proxy, first))
 
         async def begin() -> str:
             proof = await whole.begin()
-            self._background.start_soon(go_on)
-            return f"{proof}; drawn anew every {fault.every:g} s from {fault.low} to {fault.high} ms"
+            self._background.start_soon(go_on, first_ms)
+            return f"{proof}; drawn anew again and again, from {fault.low} to {fault.high} ms"
 
         async def heal() -> str:
             scope.cancel()
@@ -204,15 +212,16 @@ class Injector:
 
     # --- Redis -----------------------------------------------------------------------------------------------------
 
-    def _server(self, fault: faults.RedisFault) -> Injection:
+    def _server(self, fault: faults.RedisFault, redis: RedisFaults) -> Injection:
         if isinstance(fault, faults.RedisLoading):
-            driver = self._redis.loading(fault.for_s or 1.5)
+            driver = redis.loading(fault.for_s or 1.5)
             return Injection(driver.begin, driver.heal, hold_s=0.0)  # it ends by itself, when all is loaded
-        driver = self._driver(fault)
+        driver = self._driver(fault, redis)
         return Injection(driver.begin, driver.heal)
 
-    def _driver(self, fault: faults.RedisFault) -> RedisFault:  # noqa: C901, one line for each fault
-        redis = self._redis
+    def _driver(  # noqa: C901, one line for each fault
+        self, fault: faults.RedisFault, redis: RedisFaults
+    ) -> RedisFault:
         match fault:
             case faults.RedisKill():
                 return redis.killed()
@@ -246,6 +255,13 @@ class Injector:
     def _worker(self, fault: faults.WorkerFault, calm: Callable[[], bool]) -> Injection:
         names = fault.names or self._draw(fault.count)
         crew = self._crew
+        jobs: dict[str, float] = {}
+        exits: dict[str, int] = {}
+
+        async def end(name: str) -> str:
+            proof = await crew[name].terminate(2 * crew.leaving_s)
+            exits[name] = exits.get(name) or crew[name].exit_code or 0
+            return proof
 
         async def hit(name: str) -> str:
             crew.in_hand.add(name)
@@ -253,13 +269,13 @@ class Injector:
                 case faults.WorkerKill(phase="any"):
                     return await crew[name].kill()
                 case faults.WorkerKill():
-                    return await crew[name].kill_at(cast("Phase", fault.phase), within_s=PHASE_S)
+                    return await self._kill_at(name, cast("Phase", fault.phase), jobs)
                 case faults.WorkerFreeze():
                     return await crew[name].stop()
                 case faults.WorkerTerm():
-                    return await crew[name].terminate(2 * crew.leaving_s)
+                    return await end(name)
                 case faults.WorkerClock():
-                    await crew[name].terminate(2 * crew.leaving_s)
+                    await end(name)
                     return (
                         f"{await crew.start(name, clock_off_s=fault.ahead, ready=calm())}, {fault.ahead:+g} s"
                     )
@@ -270,7 +286,7 @@ class Injector:
                 proof = crew[name].go_on()
             else:
                 if crew[name].alive:
-                    await crew[name].terminate(2 * crew.leaving_s)
+                    await end(name)
                 proof = await crew.start(name, ready=calm())
             crew.in_hand.discard(name)
             return proof
@@ -279,16 +295,39 @@ class Injector:
             lambda: _together(hit, names),
             lambda: _together(heal, names),
             targets=tuple(names),
+            jobs=jobs,
+            exits=exits,
             heal_always=isinstance(fault, faults.WorkerFreeze),
         )
+
+    async def _kill_at(self, name: str, phase: Phase, jobs: dict[str, float]) -> str:
+        victim = self._crew[name]
+        try:
+            proof = await victim.kill_at(phase, within_s=PHASE_S)
+        except HarnessError:
+            if victim.alive:
+                raise DidNotBite(f"{victim} did not come to {phase!r} within {PHASE_S:g} s") from None
+            raise DidNotBite(f"{victim} ended by itself before it came to {phase!r}") from None
+        told = victim.said("at") or {}
+        if "job" in told:
+            jobs[told["job"]] = told["at_s"]
+        return proof
 
     def _draw(self, count: int) -> list[str]:
         alive = [
             name for name in self._crew.names if name not in self._crew.in_hand and self._crew[name].alive
         ]
         if len(alive) < count:
-            raise HarnessError(f"{count} workers should be hit, and only {len(alive)} are there")
+            raise DidNotBite(f"{count} workers should be hit, and only {len(alive)} are there")
         return sorted(self._victims.sample(alive, count))
+
+
+def delays(low_ms: int, high_ms: int, rng: random.Random) -> Iterator[int]:
+    """Milliseconds between these, for ever. Of each four one is from every quarter: no run is without a long one."""
+    quarter = (high_ms - low_ms) / 4
+    while True:
+        for number in rng.sample(range(4), 4):
+            yield round(low_ms + quarter * (number + rng.random()))
 
 
 def streams(stream: str) -> tuple[Stream, ...]:
@@ -301,8 +340,8 @@ async def _add(proxy: Proxy, toxics: Sequence[Toxic]) -> str:
 
 
 async def _remove(proxy: Proxy, toxics: Sequence[Toxic]) -> str:
-    told = [await proxy.remove(toxic.name) for toxic in toxics if toxic.name in proxy.toxics]
-    return told[-1] if told else f"proxy {proxy.name} does not have it"
+    there = [toxic.name for toxic in toxics if toxic.name in proxy.toxics]
+    return await proxy.remove(*there) if there else f"proxy {proxy.name} does not have it"
 
 
 async def _together(work: Callable[[str], Awaitable[str]], names: Sequence[str]) -> str:

@@ -6,18 +6,22 @@ N U S F A D P Z C are those of the design. What may be forgiven is `causes`.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from chaos.bounds import CONNECTS_LATE_S, CONNECTS_S
+from chaos.budgets import burned
+from chaos.fencing import dropped, stale_accepted, uncounted
 from chaos.verdict import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from chaos.causes import Case
-    from chaos.history import AtRest
-    from chaos.jobs import Attempt, Job, Window
+    from chaos.history import AtRest, Observation
+    from chaos.jobs import Attempt, Job
 
 NAMES: Final = {
     "N": "nothing lost",
@@ -47,6 +51,8 @@ class Findings:
     without_cause: Broken = field(default_factory=list)
     ran_again: Broken = field(default_factory=list)
     """As `without_cause`, but the runs before had not returned."""
+    unexplained: list[tuple[Job, Attempt, Attempt]] = field(default_factory=list)
+    """Jobs whose lease was lost to nothing that is known: the run that had it, and the next."""
 
     def __post_init__(self) -> None:
         for job in self.case.facts.jobs.values():
@@ -56,6 +62,7 @@ class Findings:
         unexplained = [
             (run, after) for run, after in self.case.lost_leases(job) if not self.case.cause(run, after)
         ]
+        self.unexplained += [(job, run, after) for run, after in unexplained]
         # An endless handler that returns has been given up before: that completes nothing.
         twice = len(job.returned) > 1 and job.task not in self.case.expectations.endless
         if any(run.outcome == "returned" for run, _ in unexplained):
@@ -87,7 +94,8 @@ class Findings:
     def lost(self) -> Broken:
         # An operator's cancel and purge have no names in the history: as many as they were may be missing.
         taken = self.at_rest.cancelled + self.at_rest.purged
-        return [(id, "acknowledged, and in the end nowhere") for id in self.gone[taken:]]
+        gone = [(id, "acknowledged, and in the end nowhere") for id in self.gone[taken:]]
+        return [*gone, *dropped(self.case, self.at_rest)]
 
     # --- U ---------------------------------------------------------------------------------------------------------
 
@@ -108,7 +116,7 @@ class Findings:
     @cached_property
     def books(self) -> Broken:
         rest, jobs = self.at_rest, self.case.facts.jobs.values()
-        found: Broken = [("", violation) for violation in rest.violations]
+        found = self._named(rest.violations)
         sum_ = rest.completed + rest.cancelled + rest.purged + len(rest.places)
         if rest.enqueued != sum_:
             found.append(
@@ -124,14 +132,11 @@ class Findings:
             found.append(
                 ("", f"{-self.excess} jobs whose handler returned are gone and not counted as completed")
             )
-        if self.excess > self.stale_accepted:
+        if self.excess > 0:
             found.append(
-                (
-                    "",
-                    f"{self.excess - self.stale_accepted} jobs are counted as completed whose handler never returned",
-                )
+                ("", f"{self.excess} more are counted as completed than jobs whose handler returned")
             )
-        return found
+        return [*found, *(("", what) for what in uncounted(self.case, rest))]
 
     @cached_property
     def excess(self) -> int:
@@ -168,52 +173,17 @@ class Findings:
     # --- F ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def stale_accepted(self) -> int:
-        """Settles that the queue took from someone whose lease was gone: it has counted them."""
-        return max(0, min(self.excess, sum(count for _, count in self._settled_more_than_once)))
-
-    @property
-    def _settled_more_than_once(self) -> Iterator[tuple[str, int]]:
-        for job in self.case.facts.jobs.values():
-            may = len(job.returned) - (job.id not in self.at_rest.places)
-            if job.returned and may > 0:
-                yield job.id, may
+    def stale_accepted(self) -> Broken:
+        return stale_accepted(self.case)
 
     @cached_property
     def fencing(self) -> Broken:
-        found: Broken = [
+        twice = [
             (run.id, f"two runs under one lease (fence {run.fence})") for run in self.case.facts.twice_begun
         ]
-        if self.stale_accepted:
-            why = f"may be one of {self.stale_accepted} settled twice, as the count of completed jobs tells"
-            found += [(id, why) for id, _ in self._settled_more_than_once]
-        return found
+        return [*twice, *self.stale_accepted]
 
     # --- A ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def burned(self) -> Broken:
-        found: Broken = []
-        for job in self.case.facts.jobs.values():
-            endless = job.task in self.case.expectations.endless
-            for run in job.runs:
-                failures = sum(_had_failed(other, run, endless=endless) for other in job.runs)
-                if run.number > failures + 1:
-                    found.append((job.id, f"attempt {run.number} after {failures} failures of its own"))
-                    break
-        return found + self._dead_without_failure()
-
-    def _dead_without_failure(self) -> Broken:
-        mortal = self.case.expectations.mortal
-        dead = [self.case.facts.jobs[id] for id in self.dead if id in self.case.facts.jobs]
-        innocent = [
-            job for job in dead if job.task not in mortal and all(r.outcome != "raised" for r in job.runs)
-        ]
-        # Which records were damaged is not in the history: as many as they were may be among them.
-        return [
-            (job.id, "dead, and its handler has never failed")
-            for job in innocent[self.case.expectations.bad_records :]
-        ]
 
     @cached_property
     def dead(self) -> list[str]:
@@ -227,54 +197,54 @@ class Findings:
 
     def _reaped(self) -> Iterator[tuple[str, str]]:
         """Jobs that living workers lost to an outage which hit everyone: then nobody's silence means anything."""
-        for window, rule in self.case.rules:
-            over_s = self.case.over_s(window, rule)
-            workers = {run.worker for run in self.case.facts.runs}
-            alike = rule.total and all(self.case.hit(window, rule, worker) for worker in workers)
-            if (
-                not alike
-                or over_s - window.begin_s <= self.case.bounds.lease_s
-                or self._others_during(window, over_s)
-            ):
-                continue
-            for job in self.case.facts.jobs.values():
-                for run, after in self.case.lost_leases(job):
-                    under_way = run.started_s < window.begin_s < (run.ended_s or math.inf)
-                    if under_way and after.started_s >= window.begin_s:
-                        yield (
-                            job.id,
-                            f"reaped from a living worker by {window.name}, which hit all of them alike",
-                        )
-
-    def _others_during(self, window: Window, over_s: float) -> bool:
-        """Whether something else could have cost a lease meanwhile, or just before or after."""
-        around = self.case.bounds.orphan.seconds
-        others = any(
-            other is not window
-            and rule.excuses
-            and other.begin_s <= over_s + around
-            and self.case.over_s(other, rule) >= window.begin_s - around
-            for other, rule in self.case.rules
-        )
-        return others or bool(self.case.killings)
+        for job, run, after in self.unexplained:
+            for window, rule in self.case.overlapping(run, self.case.at_stake(run, after)):
+                if rule.total and self.case.everybody(window, rule):
+                    yield (
+                        job.id,
+                        f"reaped from a living worker by {window.name}, which hit all of them alike",
+                    )
+                    break
 
     def _rushed(self) -> Iterator[tuple[str, str]]:
-        """Processes that tried to connect more often than backoff and breaker let them."""
+        """Processes that tried to connect more often than backoff and breaker let them, in any second."""
         bounds = self.case.bounds
-        first: dict[str, tuple[float, int]] = {}
-        for seen in self.case.facts.observations:
-            for who, count in seen.connects.items():
-                since_s, before = first.get(who, (seen.at_s, count))
-                if count < before:  # it has been started anew
-                    since_s, before = seen.at_s, count
-                first[who] = since_s, before
-                allowed = bounds.connects_free + (seen.at_s - since_s) / bounds.connects_max.seconds
-                if count - before > allowed:
-                    yield (
-                        "",
-                        f"{who} has tried to connect {count - before} times in {seen.at_s - since_s:.1f} s",
-                    )
-                    return
+        seen: dict[str, deque[tuple[float, int]]] = {}
+        for observation in self.case.facts.observations:
+            for who, count in observation.connects.items():
+                recent = seen.setdefault(who, deque())
+                if recent and count < recent[-1][1]:
+                    recent.clear()  # it has been started anew
+                recent.append((observation.at_s, count))
+                while len(recent) > 2 and recent[1][0] <= observation.at_s - CONNECTS_S:
+                    recent.popleft()
+                for from_s, before in recent:
+                    took_s = observation.at_s - from_s
+                    within_s = max(took_s, CONNECTS_S) + CONNECTS_LATE_S
+                    if count - before > bounds.connects_free + within_s / bounds.connects_max.seconds:
+                        yield "", f"{who} has tried to connect {count - before} times in {took_s:.1f} s"
+                        return
+
+    def _named(self, lines: Iterable[str]) -> Broken:
+        """Lines that begin with the id of a job are about that job."""
+        parts = [(line, *line.partition(": ")) for line in lines]
+        return [(id, why) if id in self.case.facts.jobs else ("", line) for line, id, _, why in parts]
+
+    # --- C ---------------------------------------------------------------------------------------------------------
+
+    def _ended_badly(self) -> Iterator[str]:
+        for window in self.case.facts.windows:
+            for who, code in window.exits.items():
+                if code:
+                    yield f"{who} ended with exit code {code} after SIGTERM ({window.name})"
+
+    def _in_flight(self) -> Iterator[int]:
+        """Under way at the begin of each fault that hits every worker alike."""
+        for window, rule in self.case.rules:
+            if rule.total and self.case.everybody(window, rule):
+                yield sum(
+                    run.started_s < window.begin_s < (run.ended_s or math.inf) for run in self.case.facts.runs
+                )
 
     # --- all -------------------------------------------------------------------------------------------------------
 
@@ -285,11 +255,11 @@ class Findings:
             "U": self.unexpected,
             "S": [*self.books, *self.stuck],
             "F": self.fencing,
-            "A": self.burned,
+            "A": burned(self.case, self.dead),
             "D": [*self.without_cause, *self.ran_again],
-            "P": [("", inversion) for inversion in self.at_rest.inversions],
+            "P": self._named(self.at_rest.inversions),
             "Z": self.stampede,
-            "C": [("", leftover) for leftover in self.at_rest.leftovers],
+            "C": [("", leftover) for leftover in (*self.at_rest.leftovers, *self._ended_badly())],
         }
 
     def counts(self) -> Counts:
@@ -307,23 +277,24 @@ class Findings:
             completed=len(self.completed),
             dead=len(self.dead),
             cancelled=self.at_rest.cancelled,
+            purged=self.at_rest.purged,
             still_queued=sum(place in WAITING for place in places),
             lost=len(self.lost),
             unexpected=len(self.unexpected),
             duplicated=len(self.duplicated),
             duplicated_without_cause=len(self.without_cause),
             recovered=sum(job.unknown and bool(job.runs) for job in tried),
-            stale_accepted=self.stale_accepted,
+            reclaimed=self.at_rest.reclaimed,
+            poisoned=self.at_rest.poisoned,
+            stale_refused=self.at_rest.stale,
+            stale_accepted=len(self.stale_accepted),
             inverted=len(self.at_rest.inversions),
             stuck=len(self.stuck),
             manual_interventions=sum(action.manual for action in self.case.facts.actions),
+            in_flight=max(self._in_flight(), default=0),
+            deepest=max((_waiting(seen) for seen in self.case.facts.observations), default=0),
         )
 
 
-def _had_failed(other: Attempt, run: Attempt, *, endless: bool) -> bool:
-    """Whether `other` was a failure of the handler's own by the time `run` began."""
-    if other is run or other.started_s > run.started_s:
-        return False
-    if endless:
-        return True  # its timeout counts, and a thread that cannot be stopped may end much later
-    return other.outcome == "raised" and other.ended_s is not None and other.ended_s <= run.started_s
+def _waiting(seen: Observation) -> int:
+    return sum(seen.ready.values()) + (seen.scheduled or 0)

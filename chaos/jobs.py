@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run
+from chaos.history import Action, AtRest, Dropped, Enqueue, Fault, Observation, Probe, Run, Settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +40,7 @@ class Job:
     delay_s: float = 0.0
     phases: list[Enqueue] = field(default_factory=list)
     runs: list[Attempt] = field(default_factory=list)
+    settles: list[Settle] = field(default_factory=list)
 
     def said(self, phase: str) -> bool:
         return any(event.phase == phase for event in self.phases)
@@ -76,11 +77,20 @@ class Window:
 
     name: str
     begin_s: float
+    number: int = 1
+    """Faults of one name can come again: the how manieth this is."""
     active_s: float | None = None
     heal_s: float | None = None
     healed_s: float = math.inf
     proof: str = ""
     targets: tuple[str, ...] = ()
+    jobs: dict[str, float] = field(default_factory=dict)
+    """Ids that its victims had in hand, to when they died."""
+    exits: dict[str, int] = field(default_factory=dict)
+    """Workers that it told to end, to their exit codes."""
+    probes: list[Probe] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Route to bytes."""
 
 
 @dataclass(slots=True)
@@ -122,19 +132,29 @@ def facts_of(history: Iterable[Event]) -> Facts:
                 _add_enqueue(facts, event)
             case Run():
                 _add_run(facts, begun, event)
+            case Settle():
+                facts.job(event.id).settles.append(event)
             case Fault():
                 _add_fault(facts, current, event)
-            case Observation():
-                facts.observations.append(event)
-            case Action():
-                facts.actions.append(event)
-            case AtRest():
-                if facts.at_rest is not None:
-                    facts.broken.append("the queue was at rest twice")
-                facts.at_rest = event
+            case Probe() | Dropped():
+                _add_evidence(facts, current, event)
+            case Observation() | Action() | AtRest():
+                _add_look(facts, event)
     for job in facts.jobs.values():
         job.runs.sort(key=lambda run: run.fence)
     return facts
+
+
+def _add_look(facts: Facts, event: Observation | Action | AtRest) -> None:
+    match event:
+        case Observation():
+            facts.observations.append(event)
+        case Action():
+            facts.actions.append(event)
+        case AtRest():
+            if facts.at_rest is not None:
+                facts.broken.append("the queue was at rest twice")
+            facts.at_rest = event
 
 
 def _add_enqueue(facts: Facts, event: Enqueue) -> None:
@@ -172,12 +192,15 @@ def _add_run(facts: Facts, begun: dict[tuple[str, int], Attempt], event: Run) ->
 def _add_fault(facts: Facts, current: dict[str, Window], event: Fault) -> None:
     window = current.get(event.name)
     if event.phase == "begin":
-        current[event.name] = window = Window(event.name, event.at_s)
+        before = 0 if window is None else window.number
+        current[event.name] = window = Window(event.name, event.at_s, before + 1)
         facts.windows.append(window)
     if window is None:
         facts.broken.append(f"fault {event.name}: {event.phase} before it began")
         return
     window.targets = tuple(dict.fromkeys((*window.targets, *event.targets)))
+    window.jobs |= event.jobs
+    window.exits |= event.exits
     match event.phase:
         case "active":
             window.active_s, window.proof = event.at_s, event.proof
@@ -187,3 +210,13 @@ def _add_fault(facts: Facts, current: dict[str, Window], event: Fault) -> None:
             window.healed_s = event.at_s
         case "begin":
             pass
+
+
+def _add_evidence(facts: Facts, current: dict[str, Window], event: Probe | Dropped) -> None:
+    window = current.get(event.fault)
+    if window is None:
+        facts.broken.append(f"fault {event.fault}: something was seen of it before it began")
+    elif isinstance(event, Probe):
+        window.probes.append(event)
+    else:
+        window.dropped[event.route] = window.dropped.get(event.route, 0) + event.bytes

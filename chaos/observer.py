@@ -1,4 +1,4 @@
-"""Looks at the queue and the workers several times a second, and writes down what it sees.
+"""Looks at the queue and the workers several times a second, and writes down what it sees. Producers tell themselves.
 
 Counts come straight from Redis, past every proxy, by the same call that the worker's own gauges use; breaker, errors
 and handlers come from each worker's /metrics. What does not answer in time is left out: a hole in the timeline is what
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from chaos.history import Journal
-    from queue_trio.client import QueueClient
 
 INTERVAL_S: Final = 0.2
 _ASK_S: Final = 0.15
@@ -75,7 +74,6 @@ class Observer:
         self._lane = lane
         self._nursery = nursery
         self._watched: dict[str, tuple[trio.CancelScope, _Seen]] = {}
-        self._clients: dict[str, Client] = {}
         self.last = Observation(at_s=-math.inf)
 
     def watch(self, name: str, url: str) -> None:
@@ -84,11 +82,6 @@ class Observer:
         scope, seen = trio.CancelScope(), _Seen()
         self._watched[name] = scope, seen
         self._nursery.start_soon(self._follow, url, scope, seen)
-
-    def watch_client(self, name: str, client: QueueClient) -> None:
-        """See the breaker and the errors of an open client in this process, too."""
-        if isinstance(client.store, RedisStore):
-            self._clients[name] = client.store.client
 
     def unwatch(self, name: str) -> None:
         """Do not ask it any more."""
@@ -117,10 +110,6 @@ class Observer:
         errors = {name: seen.errors for name, seen in fresh.items()}
         connects = {name: seen.connects for name, seen in fresh.items()}
         in_flight = {name: seen.in_flight for name, seen in fresh.items()}
-        for name, client in self._clients.items():
-            breaker[name] = str(client.breaker.state(trio.current_time()))
-            errors[name] = client.errors.total()
-            connects[name] = client.connects + client.errors["NotSent"]
         self.last = Observation(
             at_s=self._journal.clock(),
             breaker=breaker,
@@ -149,14 +138,18 @@ class Observer:
                 await trio.sleep(INTERVAL_S)
 
 
+def connects_of(reconnects: int, not_sent: int) -> int:
+    """Tries to connect: those that worked, in place of a connection that broke, and those that sent nothing."""
+    return reconnects + not_sent
+
+
 def _read(text: bytes, seen: _Seen) -> None:
     found = _BREAKER.search(text)
     seen.breaker = found[1].decode() if found else ""
     errors = {kind: round(float(count)) for kind, count in _ERRORS.findall(text)}
     reconnects = _RECONNECTS.search(text)
     seen.errors = sum(errors.values())
-    # Tries: those that worked, and those that sent nothing.
-    seen.connects = (round(float(reconnects[1])) if reconnects else 0) + errors.get(b"NotSent", 0)
+    seen.connects = connects_of(round(float(reconnects[1])) if reconnects else 0, errors.get(b"NotSent", 0))
     in_flight = _IN_FLIGHT.search(text)
     seen.in_flight = round(float(in_flight[1])) if in_flight else 0
 

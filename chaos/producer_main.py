@@ -1,5 +1,7 @@
 """Puts a load into the queue and writes down what became of every enqueue, before and after it.
 
+Several times a second it also writes down how its connection fares: its breaker, its errors, its tries to connect.
+
 `produce` runs in anybody's Trio program; `python -m chaos.producer_main --journal FILE --load JSON` is a process of its
 own, for runs in which a producer is killed. Nothing is tried again here: what a client has to say is the result.
 """
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import trio
 
-from chaos.history import Enqueue, Journal
+from chaos.history import Enqueue, Journal, Observation, process_of
+from chaos.observer import INTERVAL_S, connects_of
 from chaos.tasks import app as chaos_app
 from chaos.tasks import make_job
 from queue_trio.core.dequeue import Priority
@@ -34,6 +37,7 @@ from queue_trio.errors import (
     ServerUnusable,
     UsageError,
 )
+from queue_trio.redis.store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -60,7 +64,7 @@ class Load(msgspec.Struct, frozen=True):
     delay_ms: int = 0
     timeout_s: float | None = None
     on_outage: Literal["wait", "fail"] | None = None
-    at_once: int = 64
+    at_once: int = 512
 
 
 class Tally:
@@ -99,9 +103,18 @@ async def open_client(settings: Settings) -> AsyncIterator[QueueClient]:
 
 
 async def produce(
-    client: QueueClient, load: Load, journal: Journal, rng: random.Random, tally: Tally | None = None
+    client: QueueClient,
+    load: Load,
+    journal: Journal,
+    rng: random.Random,
+    tally: Tally | None = None,
+    *,
+    who: str = "",
 ) -> Tally:
-    """Enqueue all of it, in order of time; back when the last one has ended. What should not be raised, is raised."""
+    """Enqueue all of it, in order of time; back when the last one has ended. What should not be raised, is raised.
+
+    `who`: its name in the journal, as in an observation.
+    """
     tally = tally or Tally()
     places = trio.CapacityLimiter(load.at_once)
     began = trio.current_time()
@@ -111,7 +124,7 @@ async def produce(
                 await trio.sleep_until(began + number / load.rate)
             await places.acquire_on_behalf_of(job.id)
             tally.under_way += 1
-            nursery.start_soon(_enqueue, client, job, load, journal, tally, places)
+            nursery.start_soon(_enqueue, client, job, load, journal, tally, places, process_of(who))
     return tally
 
 
@@ -130,7 +143,13 @@ def _jobs(load: Load, rng: random.Random) -> Iterator[Job]:
 
 
 async def _enqueue(
-    client: QueueClient, job: Job, load: Load, journal: Journal, tally: Tally, places: trio.CapacityLimiter
+    client: QueueClient,
+    job: Job,
+    load: Load,
+    journal: Journal,
+    tally: Tally,
+    places: trio.CapacityLimiter,
+    process: str,
 ) -> None:
     def note(phase: Literal["invoke", "ok", "fail", "info", "refused"], error: str = "") -> None:
         journal.append(
@@ -142,6 +161,7 @@ async def _enqueue(
                 priority=str(job.chosen.priority),
                 delay_ms=load.delay_ms,
                 error=error,
+                client=process,
             )
         )
 
@@ -163,23 +183,52 @@ async def _enqueue(
         places.release_on_behalf_of(job.id)
 
 
-async def _main(journal: Journal, load: Load, seed: int) -> None:
+async def tell(client: QueueClient, journal: Journal, who: str) -> None:
+    """Write down how the client's connection fares, until it is cancelled. Nothing, if it has none."""
+    if not isinstance(client.store, RedisStore):
+        return
+    redis = client.store.client
+    while True:
+        journal.append(
+            Observation(
+                at_s=journal.clock(),
+                breaker={who: str(redis.breaker.state(trio.current_time()))},
+                errors={who: redis.errors.total()},
+                connects={who: connects_of(redis.reconnects, redis.errors["NotSent"])},
+            )
+        )
+        await trio.sleep(INTERVAL_S)
+
+
+def _session(client: QueueClient) -> str:
+    """Its stream of calls, which Redis remembers for a day if the process is killed."""
+    store = client.store
+    length = chaos_app.settings.client.max_length
+    return f"{store.incarnation}:enqueue:{length}" if isinstance(store, RedisStore) else ""
+
+
+async def _main(journal: Journal, load: Load, seed: int, who: str) -> None:
     from chaos.worker_main import say
 
-    async with chaos_app.client() as client:
-        say("started")
-        tally = await produce(client, load, journal, random.Random(seed))
+    async with chaos_app.client() as client, trio.open_nursery() as background:
+        background.start_soon(tell, client, journal, who)
+        say("started", session=_session(client))
+        tally = await produce(client, load, journal, random.Random(seed), who=who)
+        background.cancel_scope.cancel()
     say("loaded", **{str(phase): count for phase, count in tally.ended.items()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m chaos.producer_main")
-    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--journal", type=Path, required=True, help="PROCESS-NUMBER.journal")
     parser.add_argument("--load", required=True)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     load = msgspec.json.decode(given.load, type=Load)
-    trio.run(_main, Journal(given.journal, clock=time.time), load, given.seed)
+    # Several loads make several processes of one name: their number tells them apart.
+    process, _, number = given.journal.stem.rpartition("-")
+    journal = Journal(given.journal, clock=time.time)
+    trio.run(_main, journal, load, given.seed, f"{process}#{number}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from chaos.proofs import first_sign_s
 from chaos.verdict import Recovery
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from chaos.jobs import Attempt, Window
 
 
+EACH: Final = 20
+"""Handlers for each worker are so many that none gets nothing by chance."""
+
+
 @dataclass(slots=True)
 class Episode:
     """Disruptions that overlap, from the first one's begin until the last one is gone."""
@@ -28,10 +33,7 @@ class Episode:
     members: list[tuple[Window, FaultRule]]
     begin_s: float
     over_s: float
-
-    @property
-    def name(self) -> str:
-        return ", ".join(dict.fromkeys(window.name for window, _ in self.members))
+    name: str
 
     @property
     def allowed(self) -> Bound:
@@ -49,6 +51,7 @@ def recoveries(case: Case, at_rest_s: float) -> tuple[list[Recovery], list[str]]
         next_s = every[number + 1].begin_s if number + 1 < len(every) else math.inf
         successes = list(_first_successes(case, episode, next_s))
         found += successes
+        found += _last_to_begin(case, episode, next_s)
         # Between two faults there may be no time to measure anything. After the last there is.
         if not successes and next_s - episode.over_s > episode.allowed.seconds:
             unmeasured.append(f"nothing was left to do after {episode.name}: its recovery was not measured")
@@ -69,10 +72,11 @@ def episodes(case: Case) -> Iterator[Episode]:
         if current is not None and window.begin_s <= current.over_s:
             current.members.append((window, rule))
             current.over_s = max(current.over_s, over_s)
+            current.name += f", {case.called(window)}"
             continue
         if current is not None:
             yield current
-        current = Episode([(window, rule)], window.begin_s, over_s)
+        current = Episode([(window, rule)], window.begin_s, over_s, case.called(window))
     if current is not None:
         yield current
 
@@ -98,22 +102,34 @@ def _first_successes(case: Case, episode: Episode, next_s: float) -> Iterator[Re
 
 
 def _clients(case: Case, episode: Episode) -> float | None:
-    """From when they could and wanted to, to the first enqueue that was answered; None if none was wanted."""
+    """From when a client could and wanted to, to its first enqueue that was answered: the longest that any took.
+
+    None if none wanted anything.
+    """
     if not any(_hits_clients(window, rule) for window, rule in episode.members):
         return None
+    took: dict[str, tuple[float, float]] = {}
     late_s = episode.over_s + episode.allowed.seconds
-    wanted_s, answered_s = math.inf, math.inf
     for job in case.facts.jobs.values():
         for invoke, event in pairwise(job.phases):
             if invoke.phase != "invoke" or event.phase == "invoke" or event.at_s < episode.over_s:
                 continue
+            wanted_s, answered_s = took.get(event.client, (math.inf, math.inf))
             answered = event.phase in ("ok", "refused")
             # Whoever gave up before the bound was over may not have had another try in it.
             if answered or event.at_s > late_s:
                 wanted_s = min(wanted_s, invoke.at_s)
             if answered:
                 answered_s = min(answered_s, event.at_s)
-    return None if math.isinf(wanted_s) else max(0.0, answered_s - max(wanted_s, episode.over_s))
+            took[event.client] = wanted_s, answered_s
+    return max(
+        (
+            max(0.0, answered_s - max(wanted_s, episode.over_s))
+            for wanted_s, answered_s in took.values()
+            if not math.isinf(wanted_s)
+        ),
+        default=None,
+    )
 
 
 def _hits_clients(window: Window, rule: FaultRule) -> bool:
@@ -144,6 +160,50 @@ def _workers(case: Case, episode: Episode) -> float | None:
     return max(0.0, min(run.started_s for run in starts) - since_s)
 
 
+def _last_to_begin(case: Case, episode: Episode, next_s: float) -> Iterator[Recovery]:
+    """The worker that was the last to begin a handler again: it may not sit out what would be enough for all.
+
+    Which worker gets a job is chance, so there is no bound in time for one of them. But when C is over, and its slots
+    are free, it must not be passed over until so many handlers have begun that each could have had EACH of them.
+    """
+    workers = [name for name in case.bounds.workers if _stayed(case, episode, name, next_s)]
+    hit = [name for name in workers if any(case.hit(w, rule, name) for w, rule in episode.members)]
+    starts = sorted((run.started_s, run.worker) for run in case.facts.runs if run.started_s < next_s)
+    latest: tuple[float, float] | None = None
+    for name in hit:
+        mine = [run for run in case.facts.runs if run.worker == name]
+        free_s = max(episode.over_s + episode.allowed.seconds, _slot_s(case, mine, episode.over_s))
+        enough = [at_s for at_s, _ in starts if at_s > free_s][: EACH * len(case.bounds.workers)]
+        if len(enough) < EACH * len(case.bounds.workers):
+            continue
+        first_s = min(
+            (at_s for at_s, who in starts if who == name and at_s >= episode.over_s), default=math.inf
+        )
+        if latest is None or first_s - enough[-1] > latest[0] - latest[1]:
+            latest = first_s, enough[-1]
+    if latest is not None:
+        first_s, enough_s = latest
+        yield Recovery(
+            f"first success of workers, the last of them, after {episode.name}",
+            None if math.isinf(first_s) else round(first_s - episode.over_s, 4),
+            round(enough_s - episode.over_s, 4),
+            f"C, a free slot, and {EACH} handlers begun for each worker",
+        )
+
+
+def _stayed(case: Case, episode: Episode, worker: str, next_s: float) -> bool:
+    """Whether nothing took this worker from the episode's begin on, until the next one."""
+    taken = any(
+        rule.family == "worker"
+        and case.hit(window, rule, worker)
+        and window.begin_s < next_s
+        and case.over_s(window, rule) + case.bounds.recovery.seconds > episode.begin_s
+        for window, rule in case.rules
+    )
+    killed = any(run.worker == worker and episode.begin_s < run.started_s < next_s for run in case.killings)
+    return not taken and not killed
+
+
 def _slot_s(case: Case, hit: list[Attempt], at_s: float) -> float:
     """When the first of these workers had a free slot, from `at_s` on."""
     free: list[float] = []
@@ -152,7 +212,7 @@ def _slot_s(case: Case, hit: list[Attempt], at_s: float) -> float:
         before = [run for run in hit if run.worker == worker and run.started_s < at_s]
         busy = [run.ended_s for run in before if run.ended_s is not None and run.ended_s > at_s]
         free.append(min(busy) if len(busy) >= case.bounds.slots else at_s)
-    return min(free)
+    return min(free, default=at_s)
 
 
 def _ready_after(case: Case, at_s: float) -> bool:
@@ -163,61 +223,83 @@ def _ready_after(case: Case, at_s: float) -> bool:
 
 
 def _detections(case: Case) -> Iterator[Recovery]:
-    """From the proof that a fault is there to the first error or breaker that shows it."""
+    """From the proof that a fault is there to the first trouble of those it hits that shows it."""
     for window, rule in case.rules:
         bound, from_s = rule.detection, window.active_s
         if bound is None or from_s is None or not case.facts.observations:
             continue
         to_s = case.over_s(window, rule) + bound.seconds
-        seen_s = _first_sign(case, window.begin_s, to_s)
+        seen_s = first_sign_s(case, window, rule, to_s)
         lasted_s = case.over_s(window, rule) - from_s
         if seen_s is None and lasted_s < bound.seconds:
             continue  # it was gone before it had to be noticed
         measured = None if seen_s is None else round(max(0.0, seen_s - from_s), 4)
-        yield Recovery(f"{window.name} noticed", measured, round(bound.seconds, 4), bound.formula)
-
-
-def _first_sign(case: Case, from_s: float, to_s: float) -> float | None:
-    errors: dict[str, int] = {}
-    for seen in case.facts.observations:
-        more = any(
-            count > errors.get(who, 0 if seen.at_s > from_s else count) for who, count in seen.errors.items()
-        )
-        errors |= seen.errors
-        if from_s <= seen.at_s <= to_s and (
-            more or any(state != "closed" for state in seen.breaker.values())
-        ):
-            return seen.at_s
-    return None
+        yield Recovery(f"{case.called(window)} noticed", measured, round(bound.seconds, 4), bound.formula)
 
 
 def _orphans(case: Case) -> Iterator[Recovery]:
-    """From when a worker was lost, and Redis could be reached, to the next run of what it had: the longest of all."""
-    worst: dict[str, float] = {}
+    """From when a worker was lost, while somebody was there to take over, to the next run of what it had: the longest.
+
+    What its victims named must run again, or that never came; whatever else they had is measured if it did.
+    """
+    bound = case.bounds.orphan
+    for window, rule in case.rules:
+        if rule.family != "worker" or window.active_s is None:
+            continue
+        found = [_next_run_s(case, id, died_s) for id, died_s in window.jobs.items() if rule.orphans]
+        found += _run_again(case, window, rule)
+        if found:
+            worst_s = max(found)
+            measured = None if math.isinf(worst_s) else round(worst_s, 4)
+            yield Recovery(
+                f"orphans of {case.called(window)} run again",
+                measured,
+                round(bound.seconds, 4),
+                bound.formula,
+            )
+
+
+def _next_run_s(case: Case, id: str, lost_s: float) -> float:
+    """Until it began again; infinite if it never did."""
+    began = (run.started_s for run in case.facts.runs if run.id == id and run.started_s > lost_s)
+    began_s = min(began, default=math.inf)
+    return began_s if math.isinf(began_s) else began_s - _reachable_s(case, lost_s, began_s)
+
+
+def _run_again(case: Case, window: Window, rule: FaultRule) -> Iterator[float]:
+    assert window.active_s is not None
     for job in case.facts.jobs.values():
         for run, after in case.lost_leases(job):
-            for window, rule in case.rules:
-                if rule.family != "worker" or not case.hit(window, rule, run.worker):
-                    continue
-                if (
-                    run.started_s <= window.begin_s <= (run.ended_s or math.inf)
-                    and after.started_s >= window.begin_s
-                ):
-                    since_s = _reachable_s(case, window.begin_s, after.started_s)
-                    worst[window.name] = max(worst.get(window.name, 0.0), after.started_s - since_s)
-    bound = case.bounds.orphan
-    for name, measured_s in worst.items():
-        yield Recovery(
-            f"orphans of {name} run again", round(measured_s, 4), round(bound.seconds, 4), bound.formula
-        )
+            # It was there when its worker was lost, or had just ended and was not settled yet.
+            lost_s = max(window.begin_s, min(window.active_s, run.ended_s or math.inf))
+            had_it = run.started_s <= window.active_s and lost_s <= case.settled_s(run)
+            if had_it and case.hit(window, rule, run.worker) and after.started_s >= lost_s:
+                yield after.started_s - _reachable_s(case, lost_s, after.started_s)
 
 
 def _reachable_s(case: Case, from_s: float, to_s: float) -> float:
-    """The end of the last disruption between these times, or `from_s`."""
+    """Since when, between these times, a worker was there and could reach Redis without a break."""
     over = [
         episode.over_s for episode in episodes(case) if episode.begin_s < to_s and episode.over_s > from_s
     ]
-    return min(max(over, default=from_s), to_s)
+    alone = [at_s for at_s in _first_back(case) if from_s < at_s]
+    return min(max([*over, *alone], default=from_s), to_s)
+
+
+def _first_back(case: Case) -> Iterator[float]:
+    """When the first worker was back after a time in which none lived."""
+    gone = {worker: list(_gone(case, worker)) for worker in case.bounds.workers}
+    for spans in gone.values():
+        for _, back_s in spans:
+            if all(any(from_s < back_s <= to_s for from_s, to_s in other) for other in gone.values()):
+                yield back_s
+
+
+def _gone(case: Case, worker: str) -> Iterator[tuple[float, float]]:
+    """When this worker was dead or stopped."""
+    for window, rule in case.rules:
+        if rule.family == "worker" and case.hit(window, rule, worker) and window.active_s is not None:
+            yield window.active_s, case.over_s(window, rule)
 
 
 def _exits(case: Case) -> Iterator[Recovery]:
@@ -225,7 +307,7 @@ def _exits(case: Case) -> Iterator[Recovery]:
         if rule.exit is not None:
             gone = None if window.active_s is None else round(window.active_s - window.begin_s, 4)
             yield Recovery(
-                f"{window.name}: process gone", gone, round(rule.exit.seconds, 4), rule.exit.formula
+                f"{case.called(window)}: process gone", gone, round(rule.exit.seconds, 4), rule.exit.formula
             )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 import trio
 
-from chaos.errors import HarnessError
+from chaos.errors import DidNotBite, HarnessError
 from chaos.redis_server import ASK_S, HEAL_S, POLL_S, open_client
 from queue_trio.core.job import Lane
 from queue_trio.redis.keys import READY_KEYS, LaneKeys
@@ -273,7 +273,7 @@ class RedisFaults:
     def bad_records(self, count: int = 1, *, queue: str = "default", prefix: str = "qt") -> Fault:
         """The records of `count` jobs that wait, ready or scheduled, become BAD_BYTES in one step. Nothing heals that.
 
-        The proof names the jobs. Raises HarnessError if fewer were waiting.
+        The proof names the jobs. Raises DidNotBite if fewer were waiting.
         """
         keys = LaneKeys(Lane(queue), prefix)
         names = (keys["job"], keys["scheduled"], *keys.pick(READY_KEYS))
@@ -282,7 +282,7 @@ class RedisFaults:
             command = ("EVAL", _SPOIL, str(len(names)), *names, str(count), BAD_BYTES)
             spoilt = await self._redis.command(*command)
             if len(spoilt) < count:
-                raise HarnessError(f"redis: only {len(spoilt)} of {count} jobs were waiting to be spoilt")
+                raise DidNotBite(f"redis: only {len(spoilt)} of {count} jobs were waiting to be spoilt")
             told = await self._redis.command("HMGET", keys["job"], *spoilt)
             if any(raw not in (BAD_BYTES, None) for raw in told):  # None: it has been quarantined already
                 raise HarnessError(f"redis: {told} should be bad records")

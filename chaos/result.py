@@ -48,16 +48,22 @@ COUNTS: Final = {
         ("failed", "failed: certainly not queued"),
         ("unknown", "unknown: no answer came"),
         ("refused", "refused: queue full"),
+        ("deepest", "deepest: most that waited at once"),
     ),
     "Where jobs ended": (
         ("completed", "completed"),
         ("dead", "dead-lettered"),
         ("cancelled", "cancelled"),
+        ("purged", "purged"),
         ("still_queued", "still queued"),
+        ("in_flight", "in flight: handlers, when an outage began"),
     ),
     "Allowed, and counted": (
         ("recovered", "recovered: outcome unknown, ran"),
         ("duplicated", "duplicated: lease overlapped a fault"),
+        ("reclaimed", "reclaimed: leases taken back by a sweep"),
+        ("poisoned", "poisoned: dead, crash budget used up"),
+        ("stale_refused", "stale settles refused"),
     ),
     "Must be zero": (
         ("lost", "lost: acknowledged, now nowhere"),
@@ -122,6 +128,11 @@ def to_json(result: Result) -> bytes:
     return _encode(result) + b"\n"
 
 
+def in_short(result: Result) -> Result:
+    """The result without its history."""
+    return msgspec.structs.replace(result, history=[])
+
+
 def from_json(data: bytes | str, where: str = "result") -> Result:
     """What `to_json` wrote. Raises ValueError, naming `where`, for anything else."""
     try:
@@ -157,7 +168,9 @@ def recovery_words(recovery: Recovery | None) -> str:
     return f"{measured} of {recovery.allowed_s:.2f} s"
 
 
-_LOGIN: Final = re.compile(r"(?<=://)[^\s/'\"]*@")
+_LOGIN: Final = re.compile(r"(?<=://)\S*@")
+"""Up to the last "@": a password may hold anything but a space."""
+_SECRET: Final = re.compile(r"([?&](?:username|password)=)[^\s&#'\"]+")
 
 
 def shown_command(arguments: Iterable[str]) -> str:
@@ -167,4 +180,4 @@ def shown_command(arguments: Iterable[str]) -> str:
 
 def without_logins(text: str) -> str:
     """Text in which no URL tells a user or a password."""
-    return _LOGIN.sub("***@", text)
+    return _SECRET.sub(r"\1***", _LOGIN.sub("***@", text))

@@ -27,6 +27,14 @@ DIRECT: Final = "direct"
 ROUTES: Final[Mapping[str, str]] = {"workers": "workers", "producers": "clients"}
 """By default workers and clients can be cut off separately."""
 
+SHARES: Final[Mapping[Priority, int]] = {
+    Priority.CRITICAL: 1,
+    Priority.HIGH: 2,
+    Priority.NORMAL: 4,
+    Priority.LOW: 2,
+}
+"""By default a load has every priority: whatever goes wrong must not upset their order."""
+
 RUN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "redis": {"read_timeout": 0.5, "connect_timeout": 0.5, "backoff_cap": 0.3, "breaker_open_wait": 0.2},
     "worker": {
@@ -109,7 +117,7 @@ class Load(Model):
     kind: TaskKind = "quick"
     seconds: Some = 0.2
     """How long the handler takes; for quick and the kinds without end it means nothing."""
-    priorities: dict[Priority, Positive] = Field(default_factory=lambda: {Priority.NORMAL: 1})
+    priorities: dict[Priority, Positive] = Field(default_factory=lambda: dict(SHARES))
     """Shares: {high: 1, normal: 3} is a quarter high."""
     payload: Whole = 0
     """Bytes of argument."""
@@ -179,8 +187,18 @@ class Expect(Model):
     """What must come out. Counts that are not named have the default that the checker gives them."""
 
     verdict: Verdict = Verdict.PASS
+    reason: Annotated[str, Field(min_length=1)] | None = None
+    """A text that must be in the first of the verdict's reasons, if it is not PASS."""
     counts: dict[str, Amount] = Field(default_factory=dict)
     """Fields of `verdict.Counts` to what each must be."""
+    completed_during: dict[str, Amount] = Field(default_factory=dict)
+    """Faults, by their names in the journal, to how many jobs must be settled as done while each is there."""
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if (self.verdict is Verdict.PASS) != (self.reason is None):
+            raise ValueError("a verdict other than PASS needs a reason, and PASS has none")
+        return self
 
 
 class Scenario(Model):
@@ -246,6 +264,9 @@ def contradictions(scenario: Scenario) -> Iterator[Contradiction]:
     for counted in scenario.expect.counts:
         if counted not in Counts.__struct_fields__:
             yield ("expect", "counts", counted), "there is no such count", counted, Counts.__struct_fields__
+    for name in scenario.expect.completed_during:
+        if name not in scenario.faults:
+            yield ("expect", "completed_during", name), "there is no such fault", name, tuple(scenario.faults)
     given: set[str] = set()
     for number, step in enumerate(scenario.steps):
         if step.fault is not None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from chaos.errors import HarnessError
+from chaos.bounds import bounds_of
+from chaos.errors import DidNotBite, HarnessError, leaves
 from chaos.history import Fault as FaultEvent
+from chaos.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +52,7 @@ class Player:
         self._crew = crew
         self._injector = injector
         self._say = say
+        self._rules = bounds_of(scenario).faults
         self._there: set[str] = set()
         self.void: list[str] = []
 
@@ -75,39 +78,49 @@ class Player:
             await (self._crew.hire_in_vain() if step.start.refuses else self._crew.hire())
         elif step.fault is not None:
             name = next(names)
+            there = trio.Event()
             if step.fault.go_on:
-                await nursery.start(self._inject, name, step.fault)
+                nursery.start_soon(self._inject, name, step.fault, there)
+                await there.wait()
             else:
-                await self._inject(name, step.fault)
+                await self._inject(name, step.fault, there)
 
-    async def _inject(
-        self, name: str, fault: Fault, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """The fault, as often as it comes. Started when it is there for the first time."""
-        for time in range(fault.times):
-            if time:
-                await trio.sleep(fault.pause)
-            injection = self._injector.make(name, fault, calm=lambda: self._there <= {name})
-            await self._once(name, fault, injection, None if time else task_status)
+    async def _inject(self, name: str, fault: Fault, there: trio.Event) -> None:
+        """The fault, as often as it comes. `there` is set when it is for the first time, or never will be."""
+        try:
+            for time in range(fault.times):
+                if time:
+                    await trio.sleep(fault.pause)
+                injection = self._injector.make(name, fault, calm=lambda: self._there <= {name})
+                await self._once(name, fault, injection, there)
+        except* DidNotBite as group:
+            self.void += [f"fault {name} did not bite: {error}" for error in leaves(group)]
+        there.set()
 
-    async def _once(
-        self, name: str, fault: Fault, injection: Injection, task_status: trio.TaskStatus[None] | None
-    ) -> None:
+    async def _once(self, name: str, fault: Fault, injection: Injection, there: trio.Event) -> None:
+        witness = Witness(name, injection.routes, self._rules[name].bite, self._journal)
         self._note(name, "begin", injection)
         self._there.add(name)
         whole = False
         try:
+            await witness.before()
             proof = await injection.begin()
             self._note(name, "active", injection, proof)
             self._say(f"fault {name}: {proof}")
-            if task_status is not None:
-                task_status.started()
-            await self._hold(name, fault, injection)
+            there.set()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(witness.during)
+                await self._hold(name, fault, injection)
+                nursery.cancel_scope.cancel()
             whole = True
+        except* DidNotBite:
+            whole = True  # what it has begun to do to others is undone, and the run goes on to its end
+            raise
         finally:
             if whole or injection.heal_always:
                 await self._heal(name, injection)
             self._there.discard(name)
+        await witness.after()
 
     async def _hold(self, name: str, fault: Fault, injection: Injection) -> None:
         if injection.hold_s is not None:
@@ -127,4 +140,14 @@ class Player:
         raise HarnessError(f"fault {name} was not healed within {HEAL_S:g} s")
 
     def _note(self, name: str, phase: Phase, injection: Injection, proof: str = "") -> None:
-        self._journal.append(FaultEvent(self._journal.clock(), name, phase, proof, injection.targets))
+        self._journal.append(
+            FaultEvent(
+                self._journal.clock(),
+                name,
+                phase,
+                proof,
+                injection.targets,
+                jobs=injection.jobs,
+                exits=injection.exits,
+            )
+        )

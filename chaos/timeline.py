@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run
+from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run, Settle
 from queue_trio import Priority
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ BIN_WIDTHS_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 BINS_MAX: Final = 400
 FRESH_S: Final = 0.75
 """What was seen longer ago is no longer drawn (or two bins ago, if those are wider)."""
+WORKER: Final = "worker"
+"""How the names of workers begin; others are clients."""
 WORST_FIRST: Final = ("open", "half_open", "closed")
 
 
@@ -43,7 +45,8 @@ class Bin:
     failed: int = 0
     unknown: int = 0
     errors: int = 0
-    """Errors of connections."""
+    """Errors of workers' connections."""
+    client_errors: int = 0
     ready: dict[str, int] | None = None
     scheduled: int | None = None
     in_flight: int | None = None
@@ -157,6 +160,11 @@ def story(history: Iterable[Event], job_id: str, started_s: float) -> tuple[str,
                     f"{event.at_s - started_s:9.3f} s  run {event.phase}{outcome}: attempt {event.attempt}, "
                     f"worker {event.worker}, pid {event.pid}, fence {event.fence}"
                 )
+            case Settle(id=id) if id == job_id:
+                answer = "accepted" if event.accepted else "refused: the lease is not its any more"
+                lines.append(
+                    f"{event.at_s - started_s:9.3f} s  settle {event.verdict}, fence {event.fence}: {answer}"
+                )
             case AtRest():
                 place = event.places.get(job_id, "nowhere in the queue (ended, or lost)")
                 lines.append(f"{event.at_s - started_s:9.3f} s  at rest: {place}")
@@ -245,7 +253,11 @@ def _count_errors(bins: list[Bin], seen: Sequence[tuple[float, Observation]]) ->
         for who, total in observation.errors.items():
             before = last.get(who, 0)
             more = total - before if total >= before else total
-            bins[min(int(at_s / width), len(bins) - 1)].errors += more
+            bin_ = bins[min(int(at_s / width), len(bins) - 1)]
+            if who.startswith(WORKER):
+                bin_.errors += more
+            else:
+                bin_.client_errors += more
             last[who] = total
 
 
@@ -270,19 +282,23 @@ def _windows(faults: Iterable[tuple[float, Fault]]) -> list[Window]:
 
 
 def _breakers(seen: Sequence[tuple[float, Observation]], end_s: float) -> dict[str, list[Stretch]]:
-    """One row per process; a state lasts until that process is next seen in another, or at all if it is gone."""
+    """One row per process; a state lasts until that process is next seen, or until that is overdue: it is gone."""
     rows: dict[str, list[Stretch]] = {}
     last: dict[str, tuple[float, str]] = {}
+
+    def draw(who: str, to_s: float) -> None:
+        from_s, state = last[who]
+        _extend(rows.setdefault(who, []), from_s, min(to_s, from_s + FRESH_S), state)
+
     for at_s, observation in seen:
         for who, state in observation.breaker.items():
             if who in last:
-                _extend(rows.setdefault(who, []), last[who][0], at_s, last[who][1])
+                draw(who, at_s)
             last[who] = (at_s, state)
-        for who in set(last) - set(observation.breaker) if observation.breaker else ():
-            _extend(rows.setdefault(who, []), last[who][0], at_s, last.pop(who)[1])
-    for who, (at_s, state) in last.items():
-        _extend(rows.setdefault(who, []), at_s, end_s, state)
-    return dict(sorted(rows.items()))
+    for who in last:
+        draw(who, end_s)
+    # Workers first: who does the work is looked for at the top.
+    return dict(sorted(rows.items(), key=lambda row: (not row[0].startswith(WORKER), row[0])))
 
 
 def _extend(row: list[Stretch], from_s: float, to_s: float, state: str) -> None:

@@ -207,6 +207,9 @@ class Proxy:
     Every change raises HarnessError unless the server, asked again, says that it has happened.
     """
 
+    login: bytes = b""
+    """What to say first to the Redis behind it, to be answered with OK."""
+
     def __init__(self, api: Api, name: str, *, listen: str, upstream: str) -> None:
         self.api = api
         self.name = name
@@ -214,6 +217,8 @@ class Proxy:
         self.upstream = upstream
         self.enabled = True
         self.toxics: dict[str, Toxic] = {}
+        # Faults may overlap on a proxy: a change and its read-back must not meet another's.
+        self._turn = trio.Lock()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -230,69 +235,79 @@ class Proxy:
 
     async def disable(self) -> str:
         """Closes its connections and does not listen any more. Returns how that is known, as all of these do."""
-        self.enabled = False
-        return await self._change("disable", lambda proxy: proxy.disable())
+        async with self._turn:
+            self.enabled = False
+            return await self._change("disable", lambda proxy: proxy.disable())
 
     async def enable(self) -> str:
         """Listens again."""
-        self.enabled = True
-        return await self._change("enable", lambda proxy: proxy.enable())
+        async with self._turn:
+            return await self._enable()
 
     async def add(self, toxic: Toxic) -> str:
         """Puts a toxic on it. Open connections get it too, except `reset_peer` and `limit_data`; see the catalogue."""
         toxic.check()
         if toxic.name in self.toxics:
             raise HarnessError(f"proxy {self.name} has a toxic {toxic.name!r} already")
-        self.toxics[toxic.name] = toxic
-        return await self._change(
-            f"add {toxic}",
-            lambda proxy: proxy.add_toxic(
-                name=toxic.name,
-                type=toxic.kind,
-                stream=toxic.stream,
-                toxicity=toxic.toxicity,
-                attributes=toxic.attributes,
-            ),
-        )
+        async with self._turn:
+            self.toxics[toxic.name] = toxic
+            return await self._change(
+                f"add {toxic}",
+                lambda proxy: proxy.add_toxic(
+                    name=toxic.name,
+                    type=toxic.kind,
+                    stream=toxic.stream,
+                    toxicity=toxic.toxicity,
+                    attributes=toxic.attributes,
+                ),
+            )
 
-    async def remove(self, name: str) -> str:
-        """Takes a toxic off. This call may deadlock the API; and removing `timeout` closes connections."""
-        self.toxics.pop(name, None)
-        return await self._change(f"remove {name}", lambda proxy: proxy.destroy_toxic(name))
+    async def remove(self, *names: str) -> str:
+        """Takes toxics off. This call may deadlock the API; and removing `timeout` closes connections."""
+        async with self._turn:
+            # All of them before the first call: a server that takes its place when this one hangs must have none.
+            for name in names:
+                self.toxics.pop(name, None)
+            for name in names:
+                await self._call(f"remove {name}", lambda proxy: proxy.destroy_toxic(name))  # noqa: B023, done here
+            return self.verify(await self.told(), f"remove {', '.join(names)} on {self.name}")
 
     async def update(self, toxic: Toxic) -> str:
         """Gives the toxic of that name other attributes; connections stay as they are."""
         toxic.check()
-        self.toxics[toxic.name] = toxic
         path = f"/proxies/{self.name}/toxics/{toxic.name}"
         change = {"attributes": toxic.attributes}
-        await self.api.call(f"update {toxic} on {self.name}", lambda api: api.post(path, json=change))
-        return self.verify(await self.told(), f"update {toxic} on {self.name}")
+        async with self._turn:
+            self.toxics[toxic.name] = toxic
+            await self.api.call(f"update {toxic} on {self.name}", lambda api: api.post(path, json=change))
+            return self.verify(await self.told(), f"update {toxic} on {self.name}")
 
     async def redirect(self, upstream: str) -> str:
         """Goes to another upstream, or back to its own; closes its connections. It remembers its own."""
-        change = {"listen": self.listen, "upstream": upstream, "enabled": self.enabled}
         what = f"redirect {self.name} to {upstream}"
-        await self.api.call(what, lambda api: api.post(f"/proxies/{self.name}", json=change))
-        told = await self.told()
-        if told["upstream"] != upstream:
-            raise HarnessError(f"Toxiproxy says otherwise after {what}: {told}")
-        return f"{self.verify(told, what)}, upstream {upstream}"
+        async with self._turn:
+            change = {"listen": self.listen, "upstream": upstream, "enabled": self.enabled}
+            await self.api.call(what, lambda api: api.post(f"/proxies/{self.name}", json=change))
+            told = await self.told()
+            if told["upstream"] != upstream:
+                raise HarnessError(f"Toxiproxy says otherwise after {what}: {told}")
+            return f"{self.verify(told, what)}, upstream {upstream}"
 
     async def heal(self) -> str:
         """Up, and without toxics, whatever it was before and though we be cancelled. Raises HarnessError."""
         with trio.CancelScope(shield=True, relative_deadline=HEAL_S):
-            there = [toxic["name"] for toxic in (await self.told())["toxics"]]
-            for name in there:
-                self.toxics.pop(name, None)
-                await self._call(f"remove {name}", lambda proxy: proxy.destroy_toxic(name))  # noqa: B023, done here
-            self.toxics.clear()
-            return await self.enable()
+            async with self._turn:
+                self.toxics.clear()
+                for toxic in (await self.told())["toxics"]:
+                    name = toxic["name"]
+                    await self._call(f"remove {name}", lambda proxy: proxy.destroy_toxic(name))  # noqa: B023, done here
+                return await self._enable()
         raise ApiHangs(f"proxy {self.name} was not healed within {HEAL_S:g} s")
 
     async def traffic(self) -> Traffic:
         """Bytes so far. Only of a server that was started with -proxy-metrics; 0 else."""
-        text = await self.api.call("metrics", lambda api: api.get("/metrics").text)
+        answer = await self.api.call("metrics", lambda api: api.get("/metrics"))
+        text = answer.text if answer.status_code == 200 else ""
         found = {"received": {"upstream": 0, "downstream": 0}, "sent": {"upstream": 0, "downstream": 0}}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -303,6 +318,10 @@ class Proxy:
                     ):
                         counts[sample.labels["direction"]] = int(sample.value)
         return Traffic(found["received"], found["sent"])
+
+    async def _enable(self) -> str:
+        self.enabled = True
+        return await self._change("enable", lambda proxy: proxy.enable())
 
     async def _change(self, what: str, work: Callable[[Any], object]) -> str:
         await self._call(what, work)

@@ -52,6 +52,14 @@ class Recovery(msgspec.Struct, frozen=True):
         return self.measured_s is not None and self.measured_s <= self.allowed_s
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """What is known of one occurrence of a fault, in words. `missing`: why it is not proven to have bitten, or ""."""
+
+    fault: str
+    seen: tuple[str, ...]
+    missing: str = ""
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Jobs, as in Jepsen's total-queue checker."""
 
@@ -63,6 +71,7 @@ class Counts(msgspec.Struct, frozen=True):
     completed: int = 0
     dead: int = 0
     cancelled: int = 0
+    purged: int = 0
     still_queued: int = 0
     lost: int = 0
     unexpected: int = 0
@@ -70,10 +79,18 @@ class Counts(msgspec.Struct, frozen=True):
     """Completed more than once, with leave: the lease overlapped a fault."""
     duplicated_without_cause: int = 0
     recovered: int = 0
+    reclaimed: int = 0
+    """Leases that ended with nobody renewing them, and were taken back."""
+    poisoned: int = 0
+    stale_refused: int = 0
     stale_accepted: int = 0
     inverted: int = 0
     stuck: int = 0
     manual_interventions: int = 0
+    in_flight: int = 0
+    """Handlers that were under way when a fault came that let nobody reach Redis; of several such, the most."""
+    deepest: int = 0
+    """Most jobs that were seen waiting at once, ready or scheduled."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -84,5 +101,5 @@ class Judgement(msgspec.Struct, frozen=True):
     counts: Counts
     invariants: tuple[Invariant, ...]
     recoveries: tuple[Recovery, ...]
-    proofs: tuple[str, ...] = ()
-    """How each fault is known to have bitten."""
+    proofs: tuple[Proof, ...] = ()
+    """How each fault is known to have bitten: one for each time it was there, in the order of their beginnings."""

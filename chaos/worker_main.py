@@ -1,4 +1,4 @@
-"""A worker process of a chaos run: `python -m chaos.worker_main --journal FILE [--app MODULE:APP] [--clock-off S]`.
+"""A worker process of a chaos run: `python -m chaos.worker_main --journal FILE [--app MODULE:APP]`.
 
 It is the product's worker, with two things put around it from outside, in this program only: every run of a handler is
 written to a journal before and after its body; and it can be told to die, or to stop, in a chosen phase of its work.
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import trio
 
-from chaos.history import Journal, Run
+from chaos.history import Journal, Run, Settle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from queue_trio import App, JobContext, Task
+    from queue_trio.core.job import Outcome
     from queue_trio.errors import QueueTrioError
     from queue_trio.runtime.worker import Worker
 
@@ -134,9 +135,10 @@ class Recorder:
 
 
 class Phases:
-    """What is to be done when a phase is reached next, and the hooks that tell when it is."""
+    """What is to be done when a phase is reached next, and the hooks that tell when it is, and what was settled."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._armed: dict[Phase, Deed] = {}
 
     def arm(self, phase: Phase, deed: Deed) -> None:
@@ -147,7 +149,7 @@ class Phases:
         """We are there. Does not return if we are to die here, and not before SIGCONT if we are to stop."""
         deed = self._armed.pop(phase, None) if self._armed else None
         if deed is not None:
-            say("at", phase=phase, do=deed, **details)
+            say("at", phase=phase, do=deed, at_s=self._journal.clock(), **details)
             os.kill(os.getpid(), SIGNALS[deed])
 
     def hook(self, worker: Worker) -> None:
@@ -169,7 +171,9 @@ class Phases:
 
         async def settling(lane: Any, outcomes: Any) -> Any:
             self.reached("before_settle", job=outcomes[0].id)
+            sent_s = self._journal.clock()
             accepted = await settle(lane, outcomes)
+            self._journal.append(*_settles(outcomes, accepted, sent_s, self._journal.clock()))
             self.reached("settled", job=outcomes[0].id)
             return accepted
 
@@ -185,6 +189,14 @@ class Phases:
             settling,
             sweeping,
         )
+
+
+def _settles(
+    outcomes: Sequence[Outcome], accepted: Sequence[bool], sent_s: float, at_s: float
+) -> Iterator[Settle]:
+    for outcome, yes in zip(outcomes, accepted, strict=True):
+        fence = int(outcome.token.rpartition(":")[2])
+        yield Settle(at_s, sent_s, outcome.id, fence, outcome.verdict.value, yes)
 
 
 async def take_orders(phases: Phases) -> None:
@@ -205,7 +217,7 @@ async def run(app: App, journal: Journal, first: str = "") -> None:
     from queue_trio.runtime.signals import watch_signals
     from queue_trio.runtime.worker import Worker
 
-    phases = Phases()
+    phases = Phases(journal)
     if first:
         phase, _, deed = first.partition(":")
         phases.arm(cast("Phase", phase), cast("Deed", deed))
@@ -243,12 +255,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # some tasks abort, and nobody wants what that leaves
 
     from queue_trio.cli.loading import load_app
+    from queue_trio.config.load import load_settings
     from queue_trio.errors import QueueTrioError
     from queue_trio.ops.logging import configure_logging
 
     error: QueueTrioError | None = None
     try:
         app = load_app(given.app)
+        app.configure(load_settings())  # whatever a user's module may have given it
         configure_logging(app.settings.log)
         trio.run(run, app, Journal(given.journal, clock=_wall_clock), given.at)
     except* QueueTrioError as group:  # in as many groups as there are nurseries

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from chaos.timeline import Bin, Stretch, Timeline, Window
 
 WIDTH: Final = 1080
-LEFT: Final = 64
+LEFT: Final = 96
 RIGHT: Final = WIDTH - 12
 LETTER: Final = 6.4
 """Width of a character of the labels, about, to see whether a name fits: SVG cannot ask."""
 LEGEND: Final = 17
 """From the top of a panel to the line of its title and legend."""
-BREAKER_ROWS_MAX: Final = 10
+BREAKER_ROWS_MAX: Final = 12
+NAME_MAX: Final = 13
+"""Letters of a process's name that fit left of the drawing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def breaker_rows(drawn: Timeline, top: float) -> tuple[str, float]:
     y = top + 24
     for who, stretches in rows.items():
         # The gutter is narrow: what tells processes apart is mostly at the end of their names.
-        name = who if len(who) <= 9 else f"…{who[-8:]}"
+        name = who if len(who) <= NAME_MAX else f"…{who[1 - NAME_MAX :]}"
         parts.append(
             f'<text class="tick" x="{LEFT - 8}" y="{y + 9:.1f}" text-anchor="end">{escape(name)}</text>'
             + "".join(_band(drawn, who, stretch, y) for stretch in stretches)

@@ -96,6 +96,15 @@ def _panels(drawn: Timeline) -> list[tuple[str, float, list[Layer], Layer | None
             [Layer("in flight, as workers say", "ok", lambda bin_: bin_.in_flight)],
             Layer("leased, as the queue says", "line", lambda bin_: bin_.leased),
         ),
+        (
+            "connection errors per second",
+            60,
+            [
+                Layer("of workers", "bad", lambda bin_: bin_.errors / width),
+                Layer("of clients", "warn", lambda bin_: bin_.client_errors / width),
+            ],
+            None,
+        ),
     ]
 
 
@@ -211,7 +220,8 @@ def _bin_words(drawn: Timeline, bin_: Bin) -> str:
             ("scheduled", bin_.scheduled),
             ("in flight", bin_.in_flight),
             ("leased", bin_.leased),
-            ("connection errors", bin_.errors or None),
+            ("errors of workers' connections", bin_.errors or None),
+            ("errors of clients' connections", bin_.client_errors or None),
         )
         if value is not None
     ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chaos.result import Result
     from chaos.timeline import Timeline
-    from chaos.verdict import Counts, Invariant, Offender, Recovery
+    from chaos.verdict import Counts, Invariant, Offender, Proof, Recovery
 
 CONTENT_SECURITY_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 BOUND_AT: Final = 75
@@ -88,7 +88,7 @@ def _recoveries(recoveries: Sequence[Recovery]) -> str:
     if not recoveries:
         return "<h2>Recovery</h2><p>This scenario has no bound to keep.</p>"
     rows = "".join(
-        f'<tr><td>{escape(recovery.name)}</td><td class="nowrap {"good" if recovery.kept else "bad"}">'
+        f'<tr><td class="what">{escape(recovery.name)}</td><td class="nowrap {"good" if recovery.kept else "bad"}">'
         f"{'kept' if recovery.kept else 'broken'}</td>"
         f'<td class="n">{recovery_words(recovery)}</td><td>{_bullet(recovery)}</td>'
         f'<td class="text soft">{escape(recovery.formula)}</td></tr>'
@@ -165,8 +165,8 @@ def _at_rest(result: Result) -> str:
     )
     parts = [head]
     for title, lines in (
-        ("Its audit found", rest.violations),
-        ("Claimed before a ready job of higher priority", rest.inversions),
+        ("Its audit and its append-only file found", rest.violations),
+        ("Not by priority", rest.inversions),
         ("Outlived its runtime", rest.leftovers),
     ):
         if lines:
@@ -180,24 +180,33 @@ def _at_rest(result: Result) -> str:
 
 
 def _faults(result: Result, drawn: Timeline) -> str:
-    proofs = "".join(f"<li>{escape(proof)}</li>" for proof in result.judgement.proofs)
+    """Each time that one was there: when, and what proves it."""
     if not drawn.windows:
-        return "<h2>Faults</h2><p>None was injected.</p>" + (f"<ul>{proofs}</ul>" if proofs else "")
+        return "<h2>Faults</h2><p>None was injected.</p>"
+    proofs: dict[str, list[Proof]] = {}
+    for proof in result.judgement.proofs:
+        proofs.setdefault(proof.fault, []).append(proof)
     rows = "".join(
         f'<tr><td class="nowrap">{escape(window.name)}</td>'
         + "".join(
             f'<td class="n">{_moment(at_s)}</td>'
             for at_s in (window.begin_s, window.active_s, window.heal_s, window.healed_s)
         )
-        + f'<td class="text">{escape(window.proof)}</td></tr>'
+        + f'<td class="text">{_proof(mine.pop(0) if (mine := proofs.get(window.name)) else None)}</td></tr>'
         for window in drawn.windows
     )
     return (
         '<h2>Faults</h2><div class="scroll"><table><tr><th>fault</th><th class="n">asked for</th>'
         '<th class="n">there</th><th class="n">asked to heal</th><th class="n">gone</th>'
-        f"<th>how it is known to have been there</th></tr>{rows}</table></div>"
-        + (f"<h3>Proof that they bit</h3><ul>{proofs}</ul>" if proofs else "")
+        f"<th>what proves that it bit</th></tr>{rows}</table></div>"
     )
+
+
+def _proof(proof: Proof | None) -> str:
+    if proof is None:
+        return '<span class="bad">nothing</span>'
+    missing = f'<li class="bad">{escape(proof.missing)}</li>' if proof.missing else ""
+    return f'<ul class="proof">{"".join(f"<li>{escape(seen)}</li>" for seen in proof.seen if seen)}{missing}</ul>'
 
 
 def _moment(at_s: float | None) -> str:

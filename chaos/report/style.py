@@ -28,6 +28,7 @@ th,td{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);text-align:left
 tr:last-child>td{border-bottom:0}th{color:var(--soft);font-weight:500;white-space:nowrap}
 td.n,th.n{text-align:right;white-space:nowrap}.group td.n{padding-right:0;font-weight:600}
 td.zero{color:var(--soft);font-weight:400!important}td.text{overflow-wrap:anywhere}td.nowrap{white-space:nowrap}
+td.what{min-width:340px}ul.proof{margin:0;padding-left:16px}ul.proof li::marker{color:var(--soft)}
 .scroll{overflow-x:auto}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:24px}
 pre{margin:6px 0;padding:10px 14px;background:var(--card);border:1px solid var(--line);border-radius:8px;
 overflow-x:auto;font:13px/1.5 ui-monospace,monospace}pre.command{user-select:all}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from chaos.result import Result
-    from chaos.verdict import Counts, Invariant, Judgement, Recovery
+    from chaos.verdict import Counts, Invariant, Judgement, Proof, Recovery
 
 STYLES: Final = {
     Verdict.PASS: "bold green",
@@ -58,6 +58,8 @@ def full(result: Result) -> RenderableType:
     ]
     if judgement.recoveries:
         parts += [Text(), _recoveries(judgement.recoveries)]
+    if judgement.proofs:
+        parts += [Text(), Text("what proves that the faults bit"), *map(_proof, judgement.proofs)]
     if judgement.invariants:
         parts += [Text(), _invariants(judgement)]
     for invariant in judgement.invariants:
@@ -165,6 +167,12 @@ def _recoveries(recoveries: Sequence[Recovery]) -> Table:
             Text(recovery.name), mark, recovery_words(recovery), Text(recovery.formula, style="dim")
         )
     return table
+
+
+def _proof(proof: Proof) -> Padding:
+    seen = "\n".join(filter(None, proof.seen))
+    missing = Text(f"\n{proof.missing}" if seen else proof.missing, style="red")
+    return Padding(Text.assemble((f"{proof.fault}: ", "bold"), (seen, "dim"), missing), (0, 0, 0, 2))
 
 
 def _invariants(judgement: Judgement) -> Table:

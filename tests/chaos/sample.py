@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run, in_order
 from chaos.result import Result, shown_command
-from chaos.verdict import Counts, Invariant, Judgement, Offender, Recovery, Verdict
+from chaos.verdict import Counts, Invariant, Judgement, Offender, Proof, Recovery, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,8 +224,15 @@ def made_up_result(seed: int = 7) -> Result:
                 Recovery("backlog drained", 9.8, 30.0, "depth at heal / measured rate, doubled"),
             ),
             (
-                "workers cut off: 164 connection errors in 4 workers",
-                "clients slow: 69 enqueues got no reply in time",
+                Proof(
+                    "workers cut off",
+                    (
+                        "the proxy says enabled: false",
+                        "route workers: 38 of 38 probes refused (before: answered in 0.4 ms)",
+                        "worker-0: 42 errors; worker-1: 41 errors; worker-2: 40 errors; worker-3: 41 errors",
+                    ),
+                ),
+                Proof("clients slow", ("the proxy says latency 700 ms",), "nobody asked on route clients"),
             ),
         ),
         started_s=START_S,

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.history import Action, AtRest, Enqueue, Fault, Journal, Observation, Run, in_order, read_history
+from chaos.history import (
+    Action,
+    AtRest,
+    Dropped,
+    Enqueue,
+    Fault,
+    Journal,
+    Observation,
+    Probe,
+    Run,
+    Settle,
+    in_order,
+    process_of,
+    read_history,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +36,10 @@ EVENTS: list[Event] = [
     Enqueue(1.5, "a", "info", error="no reply"),
     Run(2.0, "a", "start", "worker-1", 7, 1, 3),
     Run(2.5, "a", "end", "worker-1", 7, 1, 3, "returned"),
-    Fault(3.0, "kill", "active", "pid 7 is gone", ("worker-1",)),
+    Settle(2.6, 2.55, "a", 3, "done", True),
+    Fault(3.0, "kill", "active", "pid 7 is gone", ("worker-1",), jobs={"a": 2.9}, exits={"worker-2": 1}),
+    Probe(3.5, "slow", "workers", "answered", 0.1, before=True, got=71, pieces=2, closing_s=0.4),
+    Dropped(3.6, "lost", "clients", 12),
     Observation(
         4.0, {"high": 3}, 0, 1, 2, 3, {"worker-1": "open"}, {"worker-1": 1}, {"worker-1": 2}, {"worker-1": 5}
     ),
@@ -33,8 +50,7 @@ EVENTS: list[Event] = [
 
 def write(file: Path, events: list[Event]) -> None:
     journal = Journal(file, clock=lambda: 0.0)
-    for event in events:
-        journal.append(event)
+    journal.append(*events)
     journal.close()
 
 
@@ -90,6 +106,10 @@ def test_a_process_that_is_killed_leaves_what_it_announced(tmp_path: Path) -> No
 def test_a_journal_is_nobody_elses_business(tmp_path: Path) -> None:
     write(tmp_path / "it.journal", [])
     assert (tmp_path / "it.journal").stat().st_mode & 0o077 == 0
+
+
+def test_processes_of_one_name_are_told_apart_by_a_number() -> None:
+    assert [process_of(who) for who in ("producer-1#7", "worker-1")] == ["producer-1", "worker-1"]
 
 
 def test_an_empty_folder_is_an_empty_history(tmp_path: Path) -> None:

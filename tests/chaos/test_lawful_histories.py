@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chaos.history import Action, AtRest, Enqueue, Fault, Run
+from chaos.history import Action, AtRest, Enqueue, Fault, Run, Settle
 from chaos.verdict import Verdict
-from tests.chaos.histories import OUTAGE, Tale, scenario
+from tests.chaos.histories import LATE, Tale, scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +23,14 @@ BEGIN_S, HEALED_S = 110.0, 112.0
 AFTER_S = 160.0
 """Long after the fault, so that it explains nothing."""
 
-SCENARIO = scenario(OUTAGE, expect={"counts": {"refused": ">= 0"}})
+CHANCE = ("refused", "failed", "unknown", "duplicated")
+"""Counts that are drawn."""
+SCENARIO = scenario(LATE, expect={"counts": dict.fromkeys(CHANCE, ">= 0")})
 
 
 @st.composite
 def lawful_tales(draw: st.DrawFn) -> Tale:
-    """A run with one outage: jobs that complete, fail and are retried, are cut off by the fault, or nobody knows of."""
+    """A run in which calls are late for a while: jobs complete, fail and are retried, are cut off, or nobody knows."""
     tale = Tale()
     kinds = st.sampled_from(["quick", "retried", "unknown", "refused", "failed", "cut off", "run twice"])
     for number, kind in enumerate(draw(st.lists(kinds, min_size=1, max_size=25))):
@@ -38,7 +40,7 @@ def lawful_tales(draw: st.DrawFn) -> Tale:
         tale.job(f"after-{number}", HEALED_S + 0.1 + number / 20, worker=f"worker-{number % 2 + 1}")
     tale.job("plain", 105.0)
     tale.job("much-later", AFTER_S)
-    tale.fault("outage", BEGIN_S, HEALED_S)
+    tale.late(BEGIN_S, HEALED_S)
     return tale
 
 
@@ -213,6 +215,56 @@ def leave_a_job_that_nobody_made(tale: Tale, rng: random.Random) -> None:
     _told(tale, places={"ghost": rng.choice(["ready", "dead"])}, enqueued=_rest(tale).enqueued + 1)
 
 
+def accept_a_stale_settle(tale: Tale, rng: random.Random) -> None:
+    """The run of another worker had begun before it was sent."""
+    rest = tale.events.pop()
+    tale.enqueue("stale", BEGIN_S - 0.5)
+    tale.run("stale", BEGIN_S - 0.4, took_s=5)
+    tale.run("stale", HEALED_S + 1, worker="worker-2", took_s=rng.uniform(0.1, 5))
+    tale.settle("stale", BEGIN_S + 4.7, fence=tale.fence - 1)
+    tale.events.append(rest)
+    _told(tale, enqueued=_rest(tale).enqueued + 1, completed=_rest(tale).completed + 1)
+
+
+def settle_a_job_twice(tale: Tale, rng: random.Random) -> None:
+    chosen = rng.choice([e for e in tale.events if isinstance(e, Settle) and e.accepted])
+    tale.events.insert(0, msgspec.structs.replace(chosen, at_s=chosen.at_s + 0.1))
+
+
+def drop_an_outcome(tale: Tale, rng: random.Random) -> None:
+    """Its worker goes on, and settles what ended later."""
+    _without(tale, of=lambda e: isinstance(e, Settle) and e.id in ("plain", "after-0"), rng=rng)
+
+
+def never_write_down_a_settle(tale: Tale, rng: random.Random) -> None:
+    tale.events = [event for event in tale.events if not isinstance(event, Settle)]
+
+
+def refuse_without_counting(tale: Tale, rng: random.Random) -> None:
+    chosen = rng.choice([e for e in tale.events if isinstance(e, Settle)])
+    refused = msgspec.structs.replace(chosen, accepted=False, verdict="retry")
+    tale.events.insert(0, refused)
+
+
+def purge_a_job(tale: Tale, rng: random.Random) -> None:
+    _told(tale, purged=1, completed=_rest(tale).completed - 1)
+
+
+def lose_a_job_and_call_it_purged(tale: Tale, rng: random.Random) -> None:
+    rest = tale.events.pop()
+    tale.enqueue("gone", 105.0)
+    tale.events.append(rest)
+    _told(tale, purged=1, enqueued=_rest(tale).enqueued + 1)
+
+
+def take_a_lease_back(tale: Tale, rng: random.Random) -> None:
+    _told(tale, reclaimed=1)
+
+
+def call_a_job_poison(tale: Tale, rng: random.Random) -> None:
+    _told(tale, poisoned=1)
+
+
 def cancel_a_job(tale: Tale, rng: random.Random) -> None:
     _told(tale, cancelled=1, completed=_rest(tale).completed - 1)
 
@@ -283,6 +335,15 @@ CORRUPTIONS = [
     count_one_enqueue_more,
     leave_a_job_behind,
     leave_a_job_that_nobody_made,
+    accept_a_stale_settle,
+    settle_a_job_twice,
+    drop_an_outcome,
+    never_write_down_a_settle,
+    refuse_without_counting,
+    purge_a_job,
+    lose_a_job_and_call_it_purged,
+    take_a_lease_back,
+    call_a_job_poison,
     cancel_a_job,
     end_early,
     never_ask_what_is_left,

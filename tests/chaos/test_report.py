@@ -13,9 +13,9 @@ from rich.console import Console
 from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run
 from chaos.report import terminal
 from chaos.report.page import render_page
-from chaos.result import from_json, recovery_words, shown_command, tightest, to_json
+from chaos.result import from_json, recovery_words, shown_command, tightest, to_json, without_logins
 from chaos.timeline import Stretch, busiest_job, story, timeline, worst_of
-from chaos.verdict import Counts, Invariant, Judgement, Offender, Recovery, Verdict
+from chaos.verdict import Counts, Invariant, Judgement, Offender, Proof, Recovery, Verdict
 from tests.chaos.sample import JOBS, LOST, START_S, made_up_result
 from tests.chaos.tags import Tags
 
@@ -71,6 +71,26 @@ def test_what_is_no_result_is_refused_and_the_file_is_named(data: bytes) -> None
 def test_a_command_can_be_pasted_and_tells_no_password() -> None:
     command = shown_command(["python", "-m", "chaos", "run", "a b", "--redis", "redis://me:hush@host:1/0"])
     assert command == "python -m chaos run 'a b' --redis 'redis://***@host:1/0'"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:geheim@h:1/0",
+        "redis://u:gehe/im@h:1/0",
+        "rediss://:gehe'im@h",
+        'redis://u:gehe"im@h',
+        "redis://u:gehe@im@h",
+        "unix:///run/redis.sock?password=geheim",
+        "redis://h/0?db=1&password=geheim&username=geheim",
+        "--redis=redis://u:geheim@h/0",
+    ],
+)
+def test_no_url_tells_a_login(url: str) -> None:
+    told = without_logins(f"{url} is not there; try redis://other/0")
+    assert "gehe" not in told
+    assert "im" not in told.partition(" is not")[0]
+    assert told.endswith("is not there; try redis://other/0")
 
 
 def test_the_tightest_recovery_is_the_one_nearest_to_its_bound_and_never_is_worst() -> None:
@@ -129,23 +149,35 @@ def test_a_fault_that_comes_again_has_a_window_each_time_and_may_never_heal() ->
     assert second.until_s(5.0) == 5.0
 
 
-def test_a_breaker_keeps_its_state_until_it_is_seen_in_another_and_ends_with_its_process() -> None:
+def test_a_breaker_keeps_its_state_until_it_is_seen_in_another_or_is_no_more_seen() -> None:
     history: list[Event] = [
         Observation(at(1), breaker={"a": "closed", "b": "closed"}),
-        Observation(at(2), breaker={"a": "open", "b": "closed"}),
-        Observation(at(3), breaker={"a": "open"}),
+        Observation(at(1.25), breaker={"client": "closed"}),  # of itself: says nothing of the others
+        Observation(at(1.5), breaker={"a": "open", "b": "closed"}),
+        Observation(at(2), breaker={"a": "open"}),
     ]
-    breakers = timeline(history, START_S, at(4.0)).breakers
-    assert breakers == {"a": [Stretch(1, 2, "closed"), Stretch(2, 4, "open")], "b": [Stretch(1, 3, "closed")]}
-    assert worst_of(breakers, 4.0) == [Stretch(1, 2, "closed"), Stretch(2, 4, "open")]
+    breakers = timeline(history, START_S, at(2.5)).breakers
+    assert breakers == {
+        "a": [Stretch(1, 1.5, "closed"), Stretch(1.5, 2.5, "open")],
+        "b": [Stretch(1, 2.25, "closed")],
+        "client": [Stretch(1.25, 2.0, "closed")],
+    }
+    assert worst_of(breakers, 2.5) == [Stretch(1, 1.5, "closed"), Stretch(1.5, 2.5, "open")]
+
+
+def test_workers_come_before_clients() -> None:
+    history: list[Event] = [Observation(at(1), breaker=dict.fromkeys(("a", "worker-2", "worker-1"), "open"))]
+    assert list(timeline(history, START_S, at(2)).breakers) == ["worker-1", "worker-2", "a"]
 
 
 def test_errors_are_counted_by_their_growth_also_over_a_restart() -> None:
     history: list[Event] = [
-        Observation(at(second), errors={"w": total}) for second, total in enumerate((2, 5, 5, 1))
+        Observation(at(second), errors={"worker-1": total, "client-1": 3})
+        for second, total in enumerate((2, 5, 5, 1))
     ]
     drawn = timeline(history, START_S, at(4.0))
     assert sum(bin_.errors for bin_ in drawn.bins) == 2 + 3 + 0 + 1
+    assert sum(bin_.client_errors for bin_ in drawn.bins) == 3
 
 
 def test_a_long_run_has_wider_bins() -> None:
@@ -182,6 +214,12 @@ def test_the_terminal_says_verdict_numbers_offender_and_how_to_run_it_again(resu
     assert re.search(r"N +nothing lost +broken +1", text)
     assert "enqueue acknowledged" in text
     assert text.rstrip().endswith(f"again: {result.command}")
+
+
+def test_what_proves_a_fault_is_in_both_reports_and_so_is_what_does_not(result: Result) -> None:
+    for text in (printed(terminal.full(result)), render_page(result)):
+        assert "route workers: 38 of 38 probes refused" in text
+        assert "nobody asked on route clients" in text
 
 
 def test_a_pass_in_the_terminal_has_no_reason_and_no_offender(result: Result) -> None:
@@ -243,7 +281,7 @@ def hostile(result: Result) -> Result:
         Counts(lost=1),
         (Invariant(EVIL, EVIL, False, 1, (Offender(EVIL, EVIL, (EVIL,)), Offender(EVIL, EVIL))),),
         (Recovery(EVIL, None, 0.0, EVIL),),
-        (EVIL,),
+        (Proof(EVIL, (EVIL,), EVIL),),
     )
     return msgspec.structs.replace(
         result,

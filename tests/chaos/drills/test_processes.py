@@ -16,7 +16,7 @@ import trio
 from chaos.errors import HarnessError
 from chaos.history import SUFFIX, AtRest, Enqueue, Journal, Observation, Run, read_history
 from chaos.observer import open_observer
-from chaos.processes import open_processes
+from chaos.processes import START_S, open_processes
 from chaos.producer_main import Load, phase_of, produce
 from chaos.producer_main import open_client as open_chaos_client
 from chaos.tasks import make_job
@@ -323,7 +323,7 @@ async def test_nothing_is_left_when_the_block_ends_with_an_error(redis_url: str,
 
 HARNESS = """
 import pathlib, sys, trio
-from chaos.processes import open_processes
+from chaos.processes import START_S, open_processes
 async def main():
     async with open_processes(pathlib.Path(sys.argv[1])) as processes:
         settings = {"redis": {"url": f"unix://{sys.argv[1]}/nobody.sock"}}
@@ -343,11 +343,13 @@ async def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> Non
             stdout=out,
             env={**os.environ, "PYTHONPATH": os.getcwd()},
         )
-        await eventually(lambda: (tmp_path / "out").read_text().strip(), 10)
-        pid = int((tmp_path / "out").read_text())
-        assert not is_gone(pid)
-        harness.kill()
-        await harness.wait()
+        try:
+            await eventually(lambda: (tmp_path / "out").read_text().strip(), START_S)
+            pid = int((tmp_path / "out").read_text())
+            assert not is_gone(pid)
+        finally:
+            harness.kill()
+            await harness.wait()
     await eventually(lambda: is_gone(pid), 5)
 
 
@@ -364,6 +366,10 @@ async def test_a_producer_that_is_killed_leaves_what_it_had_begun(
 ) -> None:
     away = settings(f"unix://{tmp_path}/nobody.sock")
     producer = await processes.start_producer("producer-1", away, Load(jobs=3, rate=None), seed=1)
-    await eventually(lambda: len(read_history(tmp_path)) == 3, 0.9)
+
+    def phases() -> list[str]:
+        return [event.phase for event in read_history(tmp_path) if isinstance(event, Enqueue)]
+
+    await eventually(lambda: len(phases()) == 3, 0.9)
     await producer.kill()
-    assert [event.phase for event in read_history(tmp_path) if isinstance(event, Enqueue)] == ["invoke"] * 3
+    assert phases() == ["invoke"] * 3

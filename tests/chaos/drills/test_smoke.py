@@ -1,97 +1,41 @@
-"""The quickest scenarios, for real: processes, a server, proxies, a fault each, and a verdict."""
+"""`python -m chaos suite smoke`, a test for each of its scenarios: each gets the verdict that it is there to get."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
 import pytest
-import trio
+from rich.console import Console
 
-from chaos.loading import find_scenario
+from chaos.loading import load_all
 from chaos.report.page import render_page
+from chaos.report.terminal import full, line
 from chaos.result import from_json, to_json
-from chaos.runner import run_scenario
-from chaos.suite import as_expected, resized
-from chaos.verdict import Verdict
-from tests.support import eventually, is_gone
+from chaos.suite import as_expected, chosen, run_suite
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from chaos.scenario import Scenario
     from queue_trio.server_binary import ServerBinary
 
+SEED = 0  # the suite's own
 
-@pytest.mark.parametrize("name", ["short-outage", "scripts-gone"])
-async def test_a_fault_comes_and_goes_and_every_promise_is_kept(
-    server_binary: ServerBinary, name: str
+
+@pytest.mark.parametrize("scenario", chosen(load_all(), smoke=True), ids=lambda scenario: scenario.name)
+async def test_every_promise_is_kept(
+    server_binary: ServerBinary, scenario: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
-    scenario = find_scenario(name)
-    said: list[str] = []
-
-    result = await run_scenario(scenario, seed=1, command="again", say=said.append, server=server_binary)
-
-    assert result.judgement.verdict is Verdict.PASS, (result.judgement.reasons, said)
-    assert result.judgement.counts.acknowledged == sum(load.jobs for load in scenario.loads)
-    assert len(result.judgement.proofs) == sum(fault.times for fault in scenario.faults.values())
-    assert {run.worker for run in result.history if hasattr(run, "worker")} <= {"worker-1", "worker-2"}
-    assert from_json(to_json(result)) == result
-    assert scenario.title in render_page(result)
-
-
-async def test_when_toxiproxy_hangs_the_verdict_is_error(server_binary: ServerBinary) -> None:
-    scenario = resized(find_scenario("toxiproxy-hangs"), jobs=40)
-
-    result = await run_scenario(scenario, seed=1, command="again", say=lambda _: None, server=server_binary)
-
-    assert result.judgement.verdict is Verdict.ERROR
-    assert "did not answer in time" in result.judgement.reasons[0]
-    assert as_expected(scenario, result)
-
-
-async def test_a_worker_that_ends_by_itself_is_replaced_and_counts_as_an_intervention(
-    server_binary: ServerBinary,
-) -> None:
-    def say(text: str) -> None:
-        if text.startswith("load"):
-            children = psutil.Process().children()
-            next(child for child in children if "chaos.worker_main" in child.cmdline()).kill()
-
-    result = await run_scenario(
-        find_scenario("scripts-gone"),
-        seed=1,
-        command="again",
-        say=say,
-        server=server_binary,
+    (result,) = await run_suite(
+        [scenario], seeds=[SEED], say=print, done=lambda *_: None, server=server_binary
     )
 
-    assert result.judgement.verdict is Verdict.FAIL
-    assert result.judgement.counts.manual_interventions == 1
-    assert result.judgement.counts.lost == 0
-    assert "manual interventions: 1, expected == 0" in result.judgement.reasons
-    assert [action.what for action in result.actions() if "exit code -9" in action.what]
-
-
-async def test_who_is_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
-    said, folder = tmp_path / "said", tmp_path / "t"
-    folder.mkdir()
-    with said.open("wb") as output:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "chaos", "run", "long-outage"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.getcwd(), "TMPDIR": str(folder)},
-        )
-    await eventually(lambda: b"proxy_down" in said.read_bytes() or process.poll() is not None, 30)
-    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-    process.send_signal(signal.SIGINT)
-    with trio.fail_after(15):
-        assert await process.wait() == 130, said.read_text()
-    assert len(children) > 5
-    assert all(map(is_gone, children))
-    assert list(folder.iterdir()) == []
+    record_property("chaos", line(result).plain)
+    record_property("seconds", result.seconds)
+    Console(width=120).print(full(result))  # pytest shows it if the test fails
+    assert as_expected(scenario, result), result.judgement.reasons
+    assert result.judgement.counts.acknowledged == sum(load.jobs for load in scenario.loads)
+    assert len(result.judgement.proofs) == sum(fault.times for fault in scenario.faults.values())
+    assert all(proof.seen and not proof.missing for proof in result.judgement.proofs)
+    assert from_json(to_json(result)) == result
+    assert scenario.title in render_page(result)

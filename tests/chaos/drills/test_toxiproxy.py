@@ -192,7 +192,7 @@ def test_one_clear_line_if_it_cannot_be_installed(tmp_path: Path, monkeypatch: p
     go.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     said: list[str] = []
-    with pytest.raises(NoToxiproxy, match=r"go install .* did not work: no network; or put toxiproxy-server"):
+    with pytest.raises(NoToxiproxy, match=r"go install .* did not work, no network: put toxiproxy-server"):
         ensure_toxiproxy(said.append, tmp_path / "own")
     assert [line.partition(" in ")[0] for line in said] == ["installing Toxiproxy 2.12.0"]
     assert not [path for path in (tmp_path / "own").iterdir() if path.name.startswith(".installing")]
