@@ -1,0 +1,83 @@
+"""queue_trio, the same way as its peers: one worker process with its HTTP server, so that everything is measured.
+
+Leases, timeouts, metrics and the stall watchdog are on, tracing is off, as by default. Concurrency and threads are as
+ordered.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from pydantic import SecretStr
+
+from bench.peers.harness import LEDGER, Order, level
+from bench.peers.trio_ways import enqueue_on_trio, run_on_trio
+from queue_trio import App
+from queue_trio.core.settings import HttpSettings, RedisSettings, Settings, WorkerSettings
+from queue_trio.ops.service import open_http
+from queue_trio.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from queue_trio.app import Job, PriorityName
+    from queue_trio.ops.http import HttpServer
+
+LEVELS: Final[tuple[PriorityName, ...]] = ("low", "normal", "high")
+
+
+def _declare(order: Order) -> App:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    settings = Settings(
+        redis=RedisSettings(url=SecretStr(order.url)),
+        worker=WorkerSettings(concurrency=order.concurrency, threads=order.threads),
+        http=HttpSettings(port=0),
+    )
+    app = App("bench", settings=settings)
+
+    async def handle(number: int, payload: str) -> None:
+        await run_on_trio(number, payload, order.pause_s)
+
+    def handle_sync(number: int, payload: str) -> None:
+        LEDGER.run(number, payload)
+
+    app.task(name="handle")(handle_sync if order.sync else handle)
+    return app
+
+
+def work(order: Order) -> None:
+    worker = Worker(_declare(order))
+    trio.run(_work, worker, open_http(worker))
+
+
+async def _work(worker: Worker, http: HttpServer | None) -> None:
+    async with trio.open_nursery() as nursery:
+        if http is not None:
+            nursery.start_soon(http.run)
+        await nursery.start(worker.run)
+        LEDGER.ready()
+
+
+def enqueue(order: Order) -> None:
+    trio.run(_enqueue, order)
+
+
+async def _enqueue(order: Order) -> None:
+    app = _declare(order)
+    task, payload = app.tasks["handle"], order.payload
+
+    def made(number: int) -> Job:
+        job = task.job(number, payload)
+        return job.options(priority=LEVELS[level(number)]) if order.priorities else job
+
+    async with app.client() as client:
+
+        async def send(number: int) -> None:
+            await client.enqueue(made(number))
+
+        async def send_many(numbers: range) -> None:
+            await client.enqueue_many([made(number) for number in numbers])
+
+        await client.connect()
+        await enqueue_on_trio(order, send, send_many)
