@@ -16,7 +16,7 @@ demo *ARGS:
 # Run every test, at least 90 % branch coverage; with ARGS, whatever they select, no coverage
 [no-exit-message]
 test *ARGS:
-    @if [ "$#" -eq 0 ]; then set -- --cov --numprocesses auto --maxprocesses 4; fi; exec pytest "$@"
+    @if [ "$#" -eq 0 ]; then set -- --cov --numprocesses auto --maxprocesses 6 --dist worksteal; fi; exec pytest "$@"
 
 # Style, types and the direction of imports
 [no-exit-message]
@@ -48,20 +48,30 @@ docs:
     python -m queue_trio.ops.metrics_docs
     python -m deploy.grafana.dashboard
 
-# Prove the promises under fault: the short suite; `full` for every scenario
+# Prove the promises under fault: the short suite, which `test` runs too
 [no-exit-message]
 chaos *ARGS:
-    @python -m chaos suite "$@"
+    @python -m chaos suite smoke "$@"
 
-# Test the chaos harness itself against a real Toxiproxy, real servers and a real browser
+# Prove them in every scenario, with three seeds each
 [no-exit-message]
-chaos-drills *ARGS:
-    @exec pytest tests/chaos/drills "$@"
+chaos-full *ARGS:
+    @python -m chaos suite full --seeds 3 "$@"
 
 # Measure queue_trio on this machine
 [no-exit-message]
 bench-self *ARGS:
     @python -m bench.self "$@"
+
+# Install the queues that are measured beside ours, each in its own environment in .tools/bench, as pinned
+[no-exit-message]
+bench-setup *ARGS:
+    @python -m bench.setup "$@"
+
+# Measure queue_trio and other queues side by side, in turn (`--help` tells the options)
+[no-exit-message]
+bench *ARGS:
+    @python -m bench "$@"
 
 # Remove caches, coverage data and build products; .venv stays
 clean:

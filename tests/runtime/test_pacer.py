@@ -187,8 +187,10 @@ async def test_a_job_waits_in_its_slot_for_a_second_and_outside_for_longer(
     assert pacer.waits["long"].wait_ms == again_ms
 
 
-async def test_jobs_that_are_given_back_come_back_one_after_the_other() -> None:
-    """A backlog of a thousand is sent away once each, and not to the same moment."""
+async def test_jobs_that_are_given_back_come_back_one_after_the_other(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """A backlog of a thousand is sent away once each, and not to the same moment. All in one window: time stands."""
     limiter = memory_limiter()
     limit = RateLimit("b", 10, 1)
     pacer = Pacer(limiter, [limit], timer=TrioTimer(), rng=random.Random(2), wait_s=0)
