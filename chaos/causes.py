@@ -2,8 +2,9 @@
 
 A job may run again if the lease of its run was lost to a fault. That is decided run by run, not job by job:
 
-- The lease of a run was at stake from its start until its end and T more, within which its outcome is settled when
-  nothing is wrong; and not for longer than until the next run of the job began, because by then it was lost.
+- The lease of a run was at stake from its start until its outcome was settled: as its worker wrote down, or else until
+  T after its end, or until the outage was over through which it had to wait; and not for longer than until the next
+  run of the job began, because by then it was lost.
 - A fault reaches from the moment it was asked for until C after it was proven to be gone, by when everyone it hit has
   got through again and renews as ever. A run that began later than that has a fresh lease and healthy calls.
 - The two must overlap, the fault must have hit this run's own worker, and it must be one that can cost a lease at all:
@@ -126,8 +127,18 @@ class Case:
         return all(self.hit(window, rule, worker) for worker in self.bounds.workers)
 
     def settled_s(self, run: Attempt) -> float:
-        """When its outcome was settled, if nothing was wrong."""
-        return math.inf if run.ended_s is None else run.ended_s + self.bounds.command_s
+        """When its outcome was settled, or would have been if nothing else had happened to its worker."""
+        if run.ended_s is None:
+            return math.inf
+        for settle in self.facts.jobs[run.id].settles:
+            if settle.fence == run.fence:
+                return settle.at_s
+        settled_s = run.ended_s + self.bounds.command_s
+        for window, rule in self.rules:  # through an outage it waits
+            over_s = self.over_s(window, rule) + self.bounds.recovery.seconds
+            if rule.disrupts and self.hit(window, rule, run.worker) and window.begin_s <= settled_s <= over_s:
+                settled_s = over_s
+        return settled_s
 
     def _killed(self, run: Attempt, span: tuple[float, float]) -> Iterator[Attempt]:
         """Killings of its process that reach into this span of time."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chaos.producer_main import Load
     from chaos.worker_main import Deed, Phase
 
-START_S: Final = 20.0
+START_S: Final = 60.0
 """For a worker to say who it is; two cores may be busy with others that start."""
 _SIGNAL_S: Final = 10.0
 _POLL_S: Final = 0.005

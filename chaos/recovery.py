@@ -1,45 +1,29 @@
 """How long recovering took, against its bounds: to notice, to succeed again, to run orphans again, to drain.
 
-Faults that overlap are one episode: nobody can be expected to recover before the last of them is gone. What could not
-be measured, because there was nothing to do, is told as such; it is never a bound that was kept.
+What could not be measured, because there was nothing to do, is told as such; it is never a bound that was kept.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from chaos.episodes import episodes
+from chaos.orphans import orphans
 from chaos.proofs import first_sign_s
 from chaos.verdict import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chaos.bounds import Bound, FaultRule
+    from chaos.bounds import FaultRule
     from chaos.causes import Case
+    from chaos.episodes import Episode
     from chaos.jobs import Attempt, Window
-
 
 EACH: Final = 20
 """Handlers for each worker are so many that none gets nothing by chance."""
-
-
-@dataclass(slots=True)
-class Episode:
-    """Disruptions that overlap, from the first one's begin until the last one is gone."""
-
-    members: list[tuple[Window, FaultRule]]
-    begin_s: float
-    over_s: float
-    name: str
-
-    @property
-    def allowed(self) -> Bound:
-        """The longest of what its faults are allowed."""
-        found = [rule.first_success for _, rule in self.members if rule.first_success is not None]
-        return max(found, key=lambda bound: bound.seconds)
 
 
 def recoveries(case: Case, at_rest_s: float) -> tuple[list[Recovery], list[str]]:
@@ -56,29 +40,11 @@ def recoveries(case: Case, at_rest_s: float) -> tuple[list[Recovery], list[str]]
         if not successes and next_s - episode.over_s > episode.allowed.seconds:
             unmeasured.append(f"nothing was left to do after {episode.name}: its recovery was not measured")
     found += _detections(case)
-    found += _orphans(case)
+    found += orphans(case)
     found += _exits(case)
     found += _handlers(case)
     found += _drained(case, at_rest_s)
     return found, unmeasured
-
-
-def episodes(case: Case) -> Iterator[Episode]:
-    """Disruptions in order of time, those that overlap in one."""
-    windows = [(w, rule) for w, rule in case.rules if rule.disrupts and not math.isinf(case.over_s(w, rule))]
-    current: Episode | None = None
-    for window, rule in sorted(windows, key=lambda pair: pair[0].begin_s):
-        over_s = case.over_s(window, rule)
-        if current is not None and window.begin_s <= current.over_s:
-            current.members.append((window, rule))
-            current.over_s = max(current.over_s, over_s)
-            current.name += f", {case.called(window)}"
-            continue
-        if current is not None:
-            yield current
-        current = Episode([(window, rule)], window.begin_s, over_s, case.called(window))
-    if current is not None:
-        yield current
 
 
 # --- first success after the heal ----------------------------------------------------------------------------------
@@ -235,71 +201,6 @@ def _detections(case: Case) -> Iterator[Recovery]:
             continue  # it was gone before it had to be noticed
         measured = None if seen_s is None else round(max(0.0, seen_s - from_s), 4)
         yield Recovery(f"{case.called(window)} noticed", measured, round(bound.seconds, 4), bound.formula)
-
-
-def _orphans(case: Case) -> Iterator[Recovery]:
-    """From when a worker was lost, while somebody was there to take over, to the next run of what it had: the longest.
-
-    What its victims named must run again, or that never came; whatever else they had is measured if it did.
-    """
-    bound = case.bounds.orphan
-    for window, rule in case.rules:
-        if rule.family != "worker" or window.active_s is None:
-            continue
-        found = [_next_run_s(case, id, died_s) for id, died_s in window.jobs.items() if rule.orphans]
-        found += _run_again(case, window, rule)
-        if found:
-            worst_s = max(found)
-            measured = None if math.isinf(worst_s) else round(worst_s, 4)
-            yield Recovery(
-                f"orphans of {case.called(window)} run again",
-                measured,
-                round(bound.seconds, 4),
-                bound.formula,
-            )
-
-
-def _next_run_s(case: Case, id: str, lost_s: float) -> float:
-    """Until it began again; infinite if it never did."""
-    began = (run.started_s for run in case.facts.runs if run.id == id and run.started_s > lost_s)
-    began_s = min(began, default=math.inf)
-    return began_s if math.isinf(began_s) else began_s - _reachable_s(case, lost_s, began_s)
-
-
-def _run_again(case: Case, window: Window, rule: FaultRule) -> Iterator[float]:
-    assert window.active_s is not None
-    for job in case.facts.jobs.values():
-        for run, after in case.lost_leases(job):
-            # It was there when its worker was lost, or had just ended and was not settled yet.
-            lost_s = max(window.begin_s, min(window.active_s, run.ended_s or math.inf))
-            had_it = run.started_s <= window.active_s and lost_s <= case.settled_s(run)
-            if had_it and case.hit(window, rule, run.worker) and after.started_s >= lost_s:
-                yield after.started_s - _reachable_s(case, lost_s, after.started_s)
-
-
-def _reachable_s(case: Case, from_s: float, to_s: float) -> float:
-    """Since when, between these times, a worker was there and could reach Redis without a break."""
-    over = [
-        episode.over_s for episode in episodes(case) if episode.begin_s < to_s and episode.over_s > from_s
-    ]
-    alone = [at_s for at_s in _first_back(case) if from_s < at_s]
-    return min(max([*over, *alone], default=from_s), to_s)
-
-
-def _first_back(case: Case) -> Iterator[float]:
-    """When the first worker was back after a time in which none lived."""
-    gone = {worker: list(_gone(case, worker)) for worker in case.bounds.workers}
-    for spans in gone.values():
-        for _, back_s in spans:
-            if all(any(from_s < back_s <= to_s for from_s, to_s in other) for other in gone.values()):
-                yield back_s
-
-
-def _gone(case: Case, worker: str) -> Iterator[tuple[float, float]]:
-    """When this worker was dead or stopped."""
-    for window, rule in case.rules:
-        if rule.family == "worker" and case.hit(window, rule, worker) and window.active_s is not None:
-            yield window.active_s, case.over_s(window, rule)
 
 
 def _exits(case: Case) -> Iterator[Recovery]:

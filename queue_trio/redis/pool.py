@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from queue_trio.errors import ServerRefused, ServerUnusable
 from queue_trio.redis.connection import Connection
-from queue_trio.redis.server import check_server
+from queue_trio.redis.server import EVICTS, check_server
 
 if TYPE_CHECKING:
     from queue_trio.core.settings import RedisSettings
@@ -62,6 +63,12 @@ class Pool:
         )
         try:
             await check_server(connection, endpoint, timeout_s=timeout_s)
+        except ServerUnusable as error:
+            connection.abort()
+            if self.connects and error.code == EVICTS:
+                # It was fit when we began: who is at work waits for an operator, as with a full memory.
+                raise ServerRefused(error.code, str(error)) from error
+            raise
         except BaseException:
             connection.abort()
             raise

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from queue_trio.redis.endpoint import Endpoint
 
 MIN_VERSION: Final = (6, 2)
+EVICTS: Final = "EVICTS"
 
 
 async def check_server(connection: Connection, endpoint: Endpoint, *, timeout_s: float) -> None:
@@ -30,7 +31,7 @@ def judge(info: dict[str, str], display: str) -> None:
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise ServerUnusable(
-            "EVICTS",
+            EVICTS,
             f"{display} has maxmemory-policy {policy}, which would throw jobs away when memory is full; "
             "set it to noeviction",
         )

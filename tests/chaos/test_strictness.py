@@ -248,12 +248,13 @@ def test_a_worker_that_drains_may_give_back_what_it_has_cancelled(outcome: Any) 
     passed(tale, expecting(TERM))
 
 
-def test_a_worker_that_cannot_reach_redis_may_end_without_settling() -> None:
+@pytest.mark.parametrize("told_s", [101.0, 102.5])
+def test_a_worker_that_cannot_reach_redis_may_end_without_settling(told_s: float) -> None:
     tale = early()
     tale.enqueue("s", 100.5)
     tale.run("s", 100.6, took_s=1.0)
     tale.fault("outage", 100.7, 105)
-    tale.fault("term", 101.0, 103.0, "worker-1")
+    tale.fault("term", told_s, 103.0, "worker-1")
     tale.run("s", 107.5, worker="worker-2")
     late_jobs(tale, 105.2)
     tale.rest()

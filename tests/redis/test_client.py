@@ -176,6 +176,28 @@ async def test_memory_full_is_raised_or_waited_out(private_redis: EmbeddedRedis)
         assert await impatient.ask("GET", "counter") == b"1"
 
 
+async def test_a_policy_that_evicts_is_refused_at_the_start_and_waited_out_at_work(
+    private_redis: EmbeddedRedis,
+) -> None:
+    url = private_redis.url
+    async with client_for(url) as impatient, client_for(url, wait_when_refused=True) as patient:
+        for client in (impatient, patient):
+            await client.ask("PING")
+        with connect(private_redis.unix_socket) as operator:
+            operator.config_set("maxmemory-policy", "allkeys-lru")
+            operator.client_kill_filter(_type="normal", skipme=True)
+            async with client_for(url, wait_when_refused=True) as newcomer:
+                with pytest.raises(ServerUnusable, match="set it to noeviction"), trio.fail_after(2):
+                    await newcomer.ask("PING")
+            with pytest.raises(ServerRefused, match="set it to noeviction"), trio.fail_after(2):
+                await impatient.ask("PING")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(patient.ask, "PING")
+                await eventually(lambda: patient.reason is not None and "noeviction" in patient.reason)
+                operator.config_set("maxmemory-policy", "noeviction")
+        assert patient.down_since is None
+
+
 async def test_an_outage_is_told_once_and_its_end_too(private_redis: EmbeddedRedis) -> None:
     async with client_for(private_redis.url) as client:
         await client.ask("PING")

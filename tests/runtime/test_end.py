@@ -393,11 +393,13 @@ async def test_a_job_whose_worker_was_killed_runs_again_and_the_crash_is_charged
         process.kill()
         await process.wait()
         flag.unlink()
-        await fleet.start()
+        process = await fleet.start()
         await eventually(lambda: fleet.count("began") == 2, 20)
         (job,) = await store.peek(LANE, State.LEASED, count=9)
         assert (job.tries, job.crashes) == (0, 1)
         assert {entry[2] for entry in fleet.events()} == {1}
+        process.kill()  # or it would renew its lease after the keys are gone
+        await process.wait()
         await store.client.ask("FLUSHALL")
 
 
@@ -412,10 +414,12 @@ async def test_a_job_that_keeps_killing_its_worker_is_poison(redis_url: str, tmp
             process = await fleet.start()
             assert await process.wait() == -signal.SIGABRT
             assert fleet.count("crashed") == crashes
-        await fleet.start()
+        process = await fleet.start()
         await at_rest(store, 1, seconds_max=20)
         (dead,) = await store.peek(LANE, State.DEAD, count=9)
         assert (dead.tries, dead.crashes) == (0, 3)
         assert '"Poison"' in dead.errors[-1]
         assert fleet.count("crashed") == 3
+        process.kill()
+        await process.wait()
         await store.client.ask("FLUSHALL")

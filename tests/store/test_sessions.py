@@ -551,8 +551,11 @@ async def test_a_change_cancelled_on_its_way_does_not_happen_after_the_next(rela
     await _load_scripts(relayed)
     relay.arm(scripts.load("cancel").sha, Fault(Kind.LATE_REQUEST))
     relay.faults = dict.fromkeys(range(1000), Fault(Kind.LATE_REQUEST))
-    with trio.move_on_after(0.1):
-        await relayed.world.operations.cancel(LANE, "a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relayed.world.operations.cancel, LANE, "a")
+        await eventually(lambda: relay.late)
+        nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked(0.01)  # a second try on its way has to be held up as well
     relay.faults = {}
     assert await relayed.world.operations.cancel(LANE, "b") is State.CANCELLED
     while relay.late:

@@ -164,7 +164,7 @@ async def test_a_container_does_not_outlive_a_harness_that_is_killed(docker: Pat
         )
         assert harness.stdout is not None
         with trio.fail_after(20):
-            assert await harness.stdout.receive_some() == b"up\n"
+            assert (await harness.stdout.receive_some()).startswith(b"up")  # its line end may come later
         container = its_pid(docker)
         harness.send_signal(signal.SIGKILL)
     await eventually(lambda: is_gone(container), what="the container is gone")

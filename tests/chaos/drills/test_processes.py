@@ -323,7 +323,7 @@ async def test_nothing_is_left_when_the_block_ends_with_an_error(redis_url: str,
 
 HARNESS = """
 import pathlib, sys, trio
-from chaos.processes import START_S, open_processes
+from chaos.processes import open_processes
 async def main():
     async with open_processes(pathlib.Path(sys.argv[1])) as processes:
         settings = {"redis": {"url": f"unix://{sys.argv[1]}/nobody.sock"}}
