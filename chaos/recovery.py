@@ -115,15 +115,23 @@ def _workers(case: Case, episode: Episode) -> float | None:
         run for run in starts if run is min(case.facts.jobs[run.id].runs, key=lambda run: run.started_s)
     ]
     if not starts:
-        everybody = any(rule.total for _, rule in episode.members)
-        return (
-            math.inf if everybody and _ready_after(case, episode.over_s + episode.allowed.seconds) else None
+        idle = _stopped_workers(case, episode) and _ready_after(
+            case, episode.over_s + episode.allowed.seconds
         )
+        return math.inf if idle else None
     if not first_runs:
         return None
     available_s = min(case.facts.jobs[run.id].available_s for run in first_runs)
     since_s = max(available_s, episode.over_s, _slot_s(case, hit, episode.over_s))
     return max(0.0, min(run.started_s for run in starts) - since_s)
+
+
+def _stopped_workers(case: Case, episode: Episode) -> bool:
+    """Whether some worker could not work at all meanwhile. An outage of clients alone stops none."""
+    return any(
+        rule.total and any(case.hit(window, rule, worker) for worker in case.bounds.workers)
+        for window, rule in episode.members
+    )
 
 
 def _last_to_begin(case: Case, episode: Episode, next_s: float) -> Iterator[Recovery]:

@@ -670,6 +670,20 @@ def test_nothing_left_to_do_after_the_heal_proves_nothing() -> None:
     assert judgement.reasons == ("nothing was left to do after outage: its recovery was not measured",)
 
 
+@pytest.mark.parametrize(("cut_off", "verdict"), [("clients", Verdict.PASS), ("workers", Verdict.FAIL)])
+def test_an_outage_of_clients_alone_asks_nothing_of_workers(cut_off: str, verdict: Verdict) -> None:
+    tale = lawful(outage=False)
+    tale.fault("outage", 101, 103)
+    tale.trouble("producer-1", 101.3)
+    tale.events = [event for event in tale.events if event.at_s < 104]
+    tale.enqueue("after", 103.2)
+    tale.run("after", 102.9)
+    tale.events.append(Observation(105.0, ready={"normal": 1}, leased=0))
+    tale.rest()
+    judgement = tale.judged(scenario(OUTAGE | {"proxies": [cut_off]}))
+    assert judgement.verdict is verdict, judgement.reasons
+
+
 def test_an_orphan_that_runs_too_late() -> None:
     tale = lawful(outage=False)
     tale.fault("kill", 105, 106, "worker-1")
