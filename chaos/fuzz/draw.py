@@ -44,10 +44,14 @@ def draw(seed: int) -> Scenario:
         "redis": {"appendfsync": rng.choice(["always", "everysec"])},
     }
     loads, base = draw_loads(rng, processes, settings, wanted_s)
-    steps: list[dict[str, Any]] = [
-        *({"load": load} for load in loads),
-        {"wait": {"seconds": round(rng.uniform(0.4, 1.0), 1)}},
-    ]
+    steps: list[dict[str, Any]] = []
+    for load in loads:
+        steps.append({"load": load})
+        if (
+            load == WAITING
+        ):  # what is to be spoiled must be there by then, however long its producer takes to start
+            steps.append({"wait": {"loaded": True}})
+    steps.append({"wait": {"seconds": round(rng.uniform(0.4, 1.0), 1)}})
     end: list[dict[str, Any]] = [{"load": {"jobs": 40, "rate": 40}}, {"settle": {"within": SETTLE_S}}]
     for _ in range(rng.randint(1, FAULTS_MAX)):
         steps += _fault_steps(rng, head, steps, end, wanted_s)
