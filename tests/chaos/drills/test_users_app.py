@@ -61,9 +61,9 @@ async def test_their_tasks_run_through_an_outage_and_may_fail_for_reasons_of_the
 
     assert code == 0, told
     counts = result["judgement"]["counts"]
-    assert (counts["acknowledged"], counts["completed"], counts["dead"]) == (240, 180, 60)
+    assert (counts["acknowledged"], counts["completed"], counts["dead"]) == (250, 188, 62)
     runs = Counter(event["outcome"] for event in result["history"] if event.get("phase") == "end")
-    assert runs["raised"] == 120
+    assert runs["raised"] == 124
     assert "P" in [invariant["letter"] for invariant in result["judgement"]["invariants"]]
     assert "--app shop:app --job '3*send_mail=" in result["command"]
 
