@@ -248,6 +248,6 @@ def _simpler_loads(told: Told) -> Iterator[Told]:
 def _shorter_waits(told: Told) -> Iterator[Told]:
     for number in _at(told, "wait"):
         yield _dropped(told, {number})
-        seconds = told["steps"][number]["wait"]["seconds"]
+        seconds = told["steps"][number]["wait"].get("seconds", 0.0)  # a condition has none
         if seconds > 0.4:
             yield _changed(told, number, "wait", seconds=round(seconds / 2, 1))
