@@ -7,6 +7,7 @@ stays in `held` until its outcome is settled, so that its lease is renewed for a
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,19 @@ class Ending(Enum):
 class Running:
     """A job we hold the lease of. `finished`: the handler has ended, the outcome waits to be settled."""
 
-    __slots__ = ("began", "counts", "ending", "finished", "job", "lane", "number", "receipt", "scope", "span")
+    __slots__ = (
+        "began",
+        "counts",
+        "deadline",
+        "ending",
+        "finished",
+        "job",
+        "lane",
+        "number",
+        "receipt",
+        "scope",
+        "span",
+    )
 
     def __init__(
         self, lane: Lane, job: ClaimedJob, number: int, counts: TaskCounts, receipt: Receipt | None
@@ -62,19 +75,29 @@ class Running:
         self.lane = lane
         self.job = job
         self.number = number
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope | None = None
         self.ending: Ending | None = None
         self.finished = False
         self.counts = counts
         self.receipt = receipt
         self.span: Run | None = None
         self.began = 0.0
+        self.deadline = math.inf
+
+    def open_scope(self) -> trio.CancelScope:
+        """What the handler runs in; cancelled already if there is a reason."""
+        # With its deadline from the start where that is known: changing it is dear, and every job has one.
+        self.scope = scope = trio.CancelScope(deadline=self.deadline)
+        if self.ending is not None:
+            scope.cancel()
+        return scope
 
     def end(self, ending: Ending) -> None:
         """Cancel the handler. The first reason counts."""
         if self.ending is None and not self.finished:
             self.ending = ending
-            self.scope.cancel()
+            if self.scope is not None:
+                self.scope.cancel()
 
 
 class Executor:
@@ -107,7 +130,8 @@ class Executor:
         self._threads = trio.CapacityLimiter(settings.thread_limit)
         self.processes = Processes(settings.processes)
         self._nursery: trio.Nursery | None = None
-        self._slot_freed = trio.Event()
+        # Not an Event: one would have to be made anew for every job that ends.
+        self._slot_freed = trio.lowlevel.ParkingLot()
         self._numbers = itertools.count()
         self._to_release: list[tuple[int, Lane, Outcome]] | None = []
         self.in_flight = 0
@@ -126,17 +150,17 @@ class Executor:
     async def wait_for_slot(self) -> None:
         """Return when at least one slot is free."""
         while self.free <= 0:
-            await self._slot_freed.wait()
+            await self._slot_freed.park()
 
     async def wait_idle(self) -> None:
         """Return when no handler runs."""
         while self.in_flight:
-            await self._slot_freed.wait()
+            await self._slot_freed.park()
 
     async def wait_ended(self) -> None:
         """Return when every handler has unwound. Contrast `wait_idle`: an abandoned thread may still work."""
         while any(not running.finished for held in self.held.values() for running in held.values()):
-            await self._slot_freed.wait()
+            await self._slot_freed.park()
 
     def start(self, lane: Lane, jobs: Sequence[ClaimedJob], receipt: Receipt | None = None) -> None:
         """Run jobs just claimed. `receipt`: of the claim, for its span."""
@@ -151,7 +175,8 @@ class Executor:
                     self._settler.add(lane, Outcome(job.id, before.job.token, Verdict.RELEASE))
                 before.end(Ending.LOST)
             running = held[job.id] = Running(lane, job, next(self._numbers), self._counts.other, receipt)
-            self._nursery.start_soon(self._run, running)
+            # A name of its own, or Trio makes one up from the method's for every job.
+            self._nursery.start_soon(self._run, running, name="job")
         self.in_flight += len(jobs)
         self._counts.queue(lane.queue).claimed += len(jobs)
 
@@ -206,16 +231,18 @@ class Executor:
         if isinstance(work, Outcome):
             return work
         plan, record, arguments = work
-        scope = running.scope
+        if plan.at_once:
+            self._begin(running, plan, record, arguments)
+        scope = running.open_scope()
         pause_ms: int | None = None
         result: Any = None
         failure: BaseException | None = None
         with scope:
             try:
-                if plan.rate_limit is not None:
-                    pause_ms = await self._pacer.admit(plan.rate_limit)
-                if pause_ms is None:
-                    result = await self._call(running, plan, record, arguments)
+                if plan.at_once:
+                    result = await plan.function(**arguments)
+                else:
+                    pause_ms, result = await self._call(running, plan, record, arguments)
             except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
                 stop, failure = split(error)
                 if stop is not None:
@@ -275,22 +302,31 @@ class Executor:
             running.span = spans.run(about, parent, self._worker)
         return record
 
-    async def _call(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> Any:
+    async def _call(
+        self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]
+    ) -> tuple[int | None, Any]:
+        """For a handler that may have to wait: for how many ms its job is to be put off, or None and its result."""
+        if plan.rate_limit is not None:
+            pause_ms = await self._pacer.admit(plan.rate_limit)
+            if pause_ms is not None:
+                return pause_ms, None
         if plan.run_in == "trio":
             self._begin(running, plan, record, arguments)
-            return await plan.function(**arguments)
+            return None, await plan.function(**arguments)
         if plan.run_in == "thread":
-            return await self._call_in_thread(running, plan, record, arguments)
-        return await self.processes.run(
+            return None, await self._call_in_thread(running, plan, record, arguments)
+        return None, await self.processes.run(
             plan.function, bytes(record.args), lambda: self._begin(running, plan, record, arguments)
         )
 
     def _begin(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> None:
         """The clock starts. Not before: waiting for a thread or a process is not running."""
         running.began = began = trio.current_time()
-        if running.span is not None and (plan.run_in != "trio" or plan.rate_limit is not None):
+        if running.span is not None and not plan.at_once:
             running.span.note("handler.started")  # until now it waited
-        running.scope.deadline = deadline = began + _timeout_s(plan, record)
+        running.deadline = deadline = began + _timeout_s(plan, record)
+        if running.scope is not None:
+            running.scope.deadline = deadline
         wait, job = running.counts.wait, running.job
         if wait is not None and not job.tries and record.enqueued_ms:
             # The client's clock is another machine's and may be ahead.
@@ -370,8 +406,8 @@ class Executor:
 
     def _free_slot(self) -> None:
         self.in_flight -= 1
-        self._slot_freed.set()
-        self._slot_freed = trio.Event()
+        if self._slot_freed:
+            self._slot_freed.unpark_all()
 
 
 def _timeout_s(plan: Plan, record: Record) -> float:

@@ -51,6 +51,8 @@ class Fetcher:
         self._lane_order = LaneOrder.parse(settings.queues)
         self._worker = worker
         self._backlog_max = 2 * max(settings.concurrency, MAX_BATCH)
+        # Half of the slots at a time: while one half runs, the next is fetched, and neither waits for the other.
+        self._want_max = min(MAX_BATCH, (settings.concurrency + 1) // 2)
         self._stopping = False
         self._waiting = trio.CancelScope()
         self._claiming = trio.CancelScope()
@@ -133,7 +135,7 @@ class Fetcher:
         """One claim per lane, in order, while slots are free. Returns how long to wait for more, 0 if there is more."""
         pause_s = self._settings.poll_interval
         for queue in self._lane_order.order():
-            want = min(self._executor.free, MAX_BATCH)
+            want = min(self._executor.free, self._want_max)
             if want <= 0 or self.stopping():
                 return 0.0
             lane = Lane(queue)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`timeout_s` and `keep_result_ms` apply unless the job's own record says otherwise."""
+    """`timeout_s` and `keep_result_ms` apply unless the job's own record says otherwise.
+
+    `at_once`: its jobs wait for no permit, no thread and no process before they start.
+    """
 
     name: str
     queue: str
@@ -31,7 +34,8 @@ class Plan:
     max_retries: int
     keep_result_ms: int
     backoff: Backoff
-    rate_limit: RateLimit | None = None
+    rate_limit: RateLimit | None
+    at_once: bool
 
 
 def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
@@ -60,6 +64,7 @@ def make_plan(task: Task[..., Any], settings: WorkerSettings) -> Plan:
         keep_result_ms=round((chosen.keep_result or 0) * 1000),
         backoff=Backoff(base=base, cap=max(base, settings.retry_cap)),
         rate_limit=task.rate_limit,
+        at_once=task.run_in == "trio" and task.rate_limit is None,
     )
 
 
