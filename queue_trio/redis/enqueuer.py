@@ -1,7 +1,8 @@
 """Group commit for enqueue: many callers, one session, as few round trips as the crowd allows.
 
-Whoever finds the session free sends what all callers have brought meanwhile. There is no background task: the sending
-is done by one of those who wait, and handed to the next if that one is cancelled or out of time.
+Whoever finds the session free leads: it sends what all callers have brought meanwhile, until its own part is answered,
+and then lets one of those lead who still wait. There is no background task, and who is cancelled or out of time hands
+over like any other. All parts of a call wake in the same turn of the event loop.
 
 Those who will not wait for the end of an outage (`Client.fail_fast`) share calls with those who do: at the first
 failure their time is over, and the call goes on for the others.
@@ -10,6 +11,7 @@ failure their time is over, and the call goes on for the others.
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
 class _Part:
     """What one caller brought, and what became of it."""
 
-    __slots__ = ("abandoned", "answers", "error", "impatience", "jobs", "size", "trouble")
+    __slots__ = ("abandoned", "answers", "error", "impatience", "jobs", "leads", "size", "trouble", "wake")
 
     def __init__(self, jobs: Sequence[NewJob]) -> None:
         self.jobs = jobs
         self.size = sum(len(job.record) for job in jobs)
         self.abandoned = False
+        self.leads = False
+        self.wake = trio.Event()
+        """Set when it is settled, or leads."""
         self.answers: list[Enqueued] = []
         self.error: QueueTrioError | None = None
         self.impatience: trio.CancelScope | None = None
@@ -56,7 +61,8 @@ class Enqueuer:
         self._script = script
         self._keys = keys
         self._max_length = max_length
-        self._turn = trio.Lock()
+        self._led = False
+        self._company = 1
         self._waiting: deque[_Part] = deque()
         self._under_way: list[_Part] = []
 
@@ -69,18 +75,15 @@ class Enqueuer:
         timeout_s = max(0.0, timeout_s)
         self._waiting.append(part)
         try:
-            with trio.move_on_after(timeout_s) as scope:
+            with trio.CancelScope(relative_deadline=timeout_s) as scope:
                 if self._session.client.failing_fast:
                     part.impatience = scope
-                await self._take_turn()
-                try:
-                    while not part.settled:
-                        await self._send()
-                finally:
-                    self._turn.release()
+                await self._take_part(part)
         finally:
             if not part.settled:
                 self._withdraw(part)
+            if part.leads:
+                self._hand_over()
         if part.error is not None:
             raise twin(part.error) from part.error
         if part.settled:
@@ -101,12 +104,30 @@ class Enqueuer:
             f"Redis could not be reached within {round(timeout_s, 3):g} s{why}; nothing was queued"
         )
 
-    async def _take_turn(self) -> None:
-        # Without blocking where possible: a checkpoint costs a turn of the event loop, and nobody else may be here.
-        try:
-            self._turn.acquire_nowait()
-        except trio.WouldBlock:
-            await self._turn.acquire()
+    async def _take_part(self, part: _Part) -> None:
+        if self._led:
+            await part.wake.wait()
+        else:
+            self._led = part.leads = True
+            await self._gather()
+        while not part.settled:
+            await self._send()
+
+    async def _gather(self) -> None:
+        # Those who shared the last call have just been woken and may come again. Without waiting for them they would
+        # share the next call without this part, and every second call would carry a single one. Two turns of the event
+        # loop, because within one Trio runs tasks in any order. Nobody waits who comes alone.
+        for _ in range(2):
+            if len(self._waiting) < self._company:
+                await trio.lowlevel.checkpoint()
+
+    def _hand_over(self) -> None:
+        for part in chain(self._under_way, self._waiting):
+            if not part.settled and not part.abandoned:
+                part.leads = True
+                part.wake.set()
+                return
+        self._led = False
 
     def _end_impatience(self, trouble: CircuitOpen) -> None:
         for part in (*self._under_way, *self._waiting):
@@ -141,12 +162,14 @@ class Enqueuer:
                 failure = OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}")
             for part in self._under_way:
                 part.error = failure
+                part.wake.set()
             return
         at = 0
         found = answers(reply)
         for part in self._under_way:
             part.answers = found[at : at + len(part.jobs)]
             at += len(part.jobs)
+            part.wake.set()
 
     def _next_batch(self) -> list[_Part]:
         batch = [self._waiting.popleft()]
@@ -157,6 +180,7 @@ class Enqueuer:
             if count > MAX_BATCH or size > MAX_CALL_BYTES:
                 break
             batch.append(self._waiting.popleft())
+        self._company = len(batch)
         return batch
 
     def _arguments(self) -> list[str | int | bytes]:

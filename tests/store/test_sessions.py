@@ -617,6 +617,44 @@ async def test_callers_at_the_same_time_share_calls(relayed: Relayed) -> None:
     assert await relayed.direct.counts() == {"ready normal": 33, "enqueued": 33}
 
 
+async def test_callers_who_come_again_and_again_share_every_call(relayed: Relayed) -> None:
+    """Whoever comes first waits one turn for the rest, or every second call would carry a single job."""
+    await _load_scripts(relayed)
+
+    async def enqueue(number: int) -> None:
+        for again in range(20):
+            assert await relayed.world.enqueue(f"{number}.{again}") == [Enqueued.CREATED]
+
+    before = await _calls_of(relayed.direct, "evalsha")
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(enqueue, number)
+    assert await _calls_of(relayed.direct, "evalsha") - before <= 22
+    assert await relayed.direct.counts() == {"ready normal": 160, "enqueued": 160}
+
+
+async def test_who_is_cancelled_while_it_waits_for_the_rest_hands_over(relayed: Relayed) -> None:
+    async with trio.open_nursery() as nursery:  # two in one call, so that the next leader expects company
+        nursery.start_soon(relayed.world.enqueue, "warm 1")
+        nursery.start_soon(relayed.world.enqueue, "warm 2")
+        nursery.start_soon(relayed.world.enqueue, "warm 3")
+    answers: dict[str, list[Enqueued]] = {}
+    leader = trio.CancelScope()
+
+    async with trio.open_nursery() as nursery:
+
+        async def mate() -> None:
+            answers["mate"] = await relayed.world.enqueue("mate")
+
+        with leader:
+            nursery.start_soon(mate)
+            leader.cancel()
+            await relayed.world.enqueue("leader")
+    assert leader.cancelled_caught
+    assert answers == {"mate": [Enqueued.CREATED]}
+    assert await relayed.direct.counts() == {"ready normal": 4, "enqueued": 4}
+
+
 async def _crowd(relayed: Relayed, leader: trio.CancelScope) -> dict[str, list[Enqueued]]:
     """A first call that is held up by the relay, and three callers behind it who make one batch; `leader` is the scope
     of the one who sends that batch, cancelled when the batch has arrived."""
