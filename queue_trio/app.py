@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import random
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_args, overload
+
+import msgspec
 
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
@@ -38,10 +40,6 @@ RunIn = Literal["trio", "thread", "process"]
 
 _MAX_SECONDS = 366 * 86400.0
 _MAX_RETRIES = 1000
-
-# The system's, because a forked process goes on with a copy of any other generator's state: parent and child would make
-# the same ids in the same millisecond, and the queue would take one's job for a duplicate of the other's.
-_rng = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +88,7 @@ def _priority(value: str) -> Priority:
         raise UsageError(f"priority={value!r}: choose one of {', '.join(Priority)}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A job that is not queued yet. Enqueueing the same object twice queues it once: the id is made here."""
 
     task: Task[..., Any]
@@ -164,7 +161,9 @@ class Task(Generic[P, R]):
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """A job that will call the function with these arguments. Raises InvalidArguments."""
-        job_id = new_id(time.time_ns() // 1_000_000, _rng)
+        # The system's entropy, because a forked process goes on with a copy of any generator's state: parent and child
+        # would make the same ids in the same millisecond, and the queue would take one's job for the other's duplicate.
+        job_id = new_id(time.time_ns() // 1_000_000, os.urandom(10))
         return Job(self, job_id, self.signature.encode(args, kwargs), self.defaults)
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:

@@ -24,6 +24,7 @@ from queue_trio.submission import (
     OnOutage,
     Terms,
     conclude,
+    job_id,
     no_result,
     prepare,
     prepare_many,
@@ -131,7 +132,7 @@ class QueueClient:
         )
         if answer is Enqueued.REFUSED:
             conclude((job,), (answer,), settings.max_length)
-        return JobId(job.id, answer is Enqueued.CREATED)
+        return job_id(job.id, answer)
 
     async def enqueue_many(
         self,

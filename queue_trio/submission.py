@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -26,14 +26,21 @@ RESULT_POLL_S: Final = 0.05
 class JobId(str):
     """A job's id. `created` is False if a job of that id existed already, and nothing was added."""
 
-    __slots__ = ("created",)
+    __slots__ = ()
 
-    created: bool
+    created: ClassVar[bool] = True
 
-    def __new__(cls, value: str, created: bool = True) -> JobId:
-        self = super().__new__(cls, value)
-        self.created = created
-        return self
+
+class _Known(JobId):
+    __slots__ = ()
+
+    created = False
+
+
+def job_id(text: str, answer: Enqueued) -> JobId:
+    """The id of a job that was taken in, or was there already."""
+    # Two classes instead of an attribute: what no Python code initialises costs a third, and every job has an id.
+    return JobId(text) if answer is Enqueued.CREATED else _Known(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +140,11 @@ def prepare_many(
 
 def conclude(jobs: Sequence[Job], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
     """One id per job. Raises QueueFull, naming those that did get in, if any was refused."""
-    ids = [JobId(job.id, answer is Enqueued.CREATED) for job, answer in zip(jobs, answers, strict=True)]
+    ids = [job_id(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
     refused = sum(answer is Enqueued.REFUSED for answer in answers)
     if refused:
         accepted = tuple(
-            job_id for job_id, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED
+            one for one, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED
         )
         raise QueueFull(
             f"{refused} of {len(jobs)} jobs refused: the queue holds client.max_length ({max_length}) jobs",

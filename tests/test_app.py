@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from queue_trio import App, JobContext, JobId, Priority, Settings
 from queue_trio.core.job import Enqueued, decode_record
 from queue_trio.errors import ConfigError, InvalidArguments, NoClient, PayloadTooLarge, QueueFull, UsageError
-from queue_trio.submission import conclude, prepare, prepare_many
+from queue_trio.submission import conclude, job_id, prepare, prepare_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,10 +275,12 @@ def test_answers_become_ids_or_an_error(app: App) -> None:
 
 
 def test_a_job_id_is_a_text() -> None:
-    job_id = JobId("x", False)
-    assert job_id == "x"
-    assert hash(job_id) == hash("x")
-    assert not job_id.created
+    for answer, created in ((Enqueued.CREATED, True), (Enqueued.DUPLICATE, False)):
+        found = job_id("x", answer)
+        assert isinstance(found, JobId)
+        assert found == "x"
+        assert hash(found) == hash("x")
+        assert found.created is created
 
 
 # --- clients -------------------------------------------------------------------------------------------------------

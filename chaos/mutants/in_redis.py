@@ -156,7 +156,7 @@ end
         if call is not None and call.maybe_sent:
             now_ms = time.time_ns() // 1_000_000
             for part in self._under_way:
-                part.jobs = [replace(job, id=new_id(now_ms, random)) for job in part.jobs]
+                part.jobs = [replace(job, id=new_id(now_ms, os.urandom(10))) for job in part.jobs]
             self._session._seq += 1
             call.args = (self._session._seq, *self._arguments())
         for part in (*self._under_way, *self._waiting):
@@ -165,7 +165,7 @@ end
             Edit(
                 "redis/enqueuer.py",
                 old="from collections import deque\n",
-                new="import random\nimport time\nfrom collections import deque\n",
+                new="import os\nimport time\nfrom collections import deque\n",
             ),
             Edit(
                 "redis/enqueuer.py",

@@ -1,6 +1,6 @@
 """What a job is: its id, its immutable record, its states, and what can become of it.
 
-Knows nothing of Redis, of tasks as Python functions, or of time: ids are made from a `now_ms` and an `rng` that the
+Knows nothing of Redis, of tasks as Python functions, or of time: ids are made from a `now_ms` and an `entropy` that the
 caller passes in. Arguments stay encoded here (`msgspec.Raw`): only the task's own signature can say what they mean.
 
                      enqueue(delay)               due
@@ -31,7 +31,6 @@ from queue_trio.errors import InternalError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from random import Random
 
 RECORD_VERSION: Final = 1
 MAX_ID_LENGTH: Final = 200
@@ -118,18 +117,15 @@ def check_id(job_id: str) -> str:
     return job_id
 
 
-def new_id(now_ms: int, rng: Random) -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and 74 random bits; sorts by time."""
-    bits = rng.getrandbits(74)
-    value = (
-        (now_ms & 0xFFFF_FFFF_FFFF) << 80
-        | 0x7 << 76
-        | (bits >> 62) << 64
-        | 0b10 << 62
-        | (bits & (1 << 62) - 1)
-    )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""A random digit with its upper two bits fixed, as every UUID has it there."""
+
+
+def new_id(now_ms: int, entropy: bytes) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and ten random bytes; sorts by time."""
+    # Cut from one piece of text: arithmetic on numbers of 128 bits takes twice as long, and every job needs one.
+    text = ((now_ms & 0xFFFF_FFFF_FFFF).to_bytes(6, "big") + entropy).hex()
+    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import Enqueued
 from queue_trio.core.store import MAX_BATCH
 
@@ -22,11 +23,17 @@ MAX_CALL_BYTES: Final = 4 * 1024 * 1024
 _ANSWERS: Final = {ord("c"): Enqueued.CREATED, ord("d"): Enqueued.DUPLICATE, ord("r"): Enqueued.REFUSED}
 
 
+_RANKS: Final = {priority: str(priority.rank) for priority in Priority}
+
+
 def arguments(max_length: int, jobs: Iterable[NewJob]) -> list[str | int | bytes]:
     """What follows the sequence number."""
     found: list[str | int | bytes] = [max_length]
     for job in jobs:
-        found += (job.id, job.priority.rank, job.delay_ms, job.unique_ms, job.record)
+        terms = _RANKS[job.priority]
+        if job.delay_ms or job.unique_ms:
+            terms = f"{terms} {job.delay_ms} {job.unique_ms}"
+        found += (job.id, terms, job.record)
     return found
 
 

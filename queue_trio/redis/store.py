@@ -148,6 +148,8 @@ class RedisStore:
             key, session = calls.open_session(f"enqueue:{max_length}")
             keys = calls.enqueue.keys(calls.keys, {"session": key})
             enqueuer = calls.enqueuers[max_length] = Enqueuer(session, calls.enqueue, keys, max_length)
+        if len(jobs) == 1 and calls.announced:
+            return await enqueuer.enqueue(jobs, timeout_s)
         answers: list[Enqueued] = []
         if not calls.announced:
             with trio.move_on_at(deadline):

@@ -1,13 +1,14 @@
 -- enqueue: (nowhere) -> ready | scheduled
 --
 -- KEYS  session, job, scheduled, wake, workers, stats, unique, ready:critical, ready:high, ready:normal, ready:low
--- ARGV  seq, max_length (0: no limit), then per job: id, rank, delay_ms, unique_ms, record
+-- ARGV  seq, max_length (0: no limit), then per job: id, terms (rank, or "rank delay_ms unique_ms"), record
 -- Output  one letter per job: c created, d duplicate, r refused (queue full)
 --
--- With memory full the first HSETNX is refused before anything has changed.
+-- With memory full the first HSET is refused before anything has changed.
 --#include clock session ready
 local SESSION, JOB, SCHEDULED, WAKE, WORKERS, STATS, UNIQUE = unpack(KEYS, 1, 7)
 local READY = {unpack(KEYS, 8, 11)}
+local RANKS = {['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3}
 
 local seq = tonumber(ARGV[1])
 local again = recorded_reply(SESSION, seq)
@@ -21,24 +22,32 @@ if max_length > 0 then
 end
 local remembers = redis.call('EXISTS', UNIQUE) == 1
 
-local now
-local answers, created = {}, 0
-local by_rank, later, taken = {}, {}, {}
-for i = 3, #ARGV, 5 do
-  local id, rank = ARGV[i], tonumber(ARGV[i + 1])
-  local delay, unique = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  now = now or now_ms()
+local ids = {}
+for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+-- One look and one write for all jobs: a call from Lua costs more than what it does.
+local there = redis.call('HMGET', JOB, unpack(ids))
+
+local now = now_ms()
+local answers, created, mine = {}, 0, {}
+local by_rank, records, later, taken = {}, {}, {}, {}
+for i, id in ipairs(ids) do
+  local terms = ARGV[3 * i + 1]
+  local rank, delay, unique = RANKS[terms], 0, 0
+  if not rank then
+    rank, delay, unique = string.match(terms, '^(%d) (%d+) (%d+)$')
+    rank, delay, unique = tonumber(rank), tonumber(delay), tonumber(unique)
+  end
   local until_ms = remembers and redis.call('ZSCORE', UNIQUE, id)
   local answer
-  if until_ms and tonumber(until_ms) > now then
+  if there[i] or mine[id] or (until_ms and tonumber(until_ms) > now) then
     answer = 'd'
   elseif created >= room then
-    answer = redis.call('HEXISTS', JOB, id) == 1 and 'd' or 'r'
-  elseif redis.call('HSETNX', JOB, id, ARGV[i + 4]) == 0 then
-    answer = 'd'
+    answer = 'r'
   else
     answer = 'c'
     created = created + 1
+    mine[id] = true
+    records[2 * created - 1], records[2 * created] = id, ARGV[3 * i + 2]
     if delay > 0 then
       later[#later + 1] = now + delay
       later[#later + 1] = rank .. ':' .. id
@@ -50,10 +59,11 @@ for i = 3, #ARGV, 5 do
       taken[#taken + 1] = id
     end
   end
-  answers[#answers + 1] = answer
+  answers[i] = answer
 end
 
 if created > 0 then
+  redis.call('HSET', JOB, unpack(records))
   redis.call('HINCRBY', STATS, 'enqueued', created)
   if #later > 0 then redis.call('ZADD', SCHEDULED, unpack(later)) end
   if #taken > 0 then
