@@ -63,6 +63,11 @@ chaos-full *ARGS:
 bench-self *ARGS:
     @python -m bench.self "$@"
 
+# Fail if queue_trio is less than half as fast as stored, by this machine's own speed; `--update` stores it anew
+[no-exit-message]
+perf-smoke *ARGS:
+    @python -m bench.smoke "$@"
+
 # Install the queues that are measured beside ours, each in its own environment in .tools/bench, as pinned
 [no-exit-message]
 bench-setup *ARGS:
@@ -72,6 +77,11 @@ bench-setup *ARGS:
 [no-exit-message]
 bench *ARGS:
     @python -m bench "$@"
+
+# Measure how queue_trio scales: depth, concurrency, processes, what fills Redis; `soak` if asked for
+[no-exit-message]
+bench-scale *ARGS:
+    @python -m bench.scale "$@"
 
 # Remove caches, coverage data and build products; .venv stays
 clean:

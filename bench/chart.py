@@ -67,7 +67,7 @@ def draw(results: Results) -> str:
         )
     parts, top = [], 0
     for panel, rows in panels:
-        parts.append(_panel(panel.title, rows, top))
+        parts.append(draw_panel(panel.title, rows, top))
         top += _HEAD + len(rows) * _ROW + _GAP
     note = (
         f"{results.server}, Python {results.python}, {results.cores} cores, {results.began[:10]}. "
@@ -94,7 +94,8 @@ def _rows(results: Results, panel: Panel) -> list[tuple[str, Spread]]:
     return sorted(rows, key=lambda row: -row[1].median)
 
 
-def _panel(title: str, rows: Sequence[tuple[str, Spread]], top: int) -> str:
+def draw_panel(title: str, rows: Sequence[tuple[str, Spread]], top: int) -> str:
+    """One titled group of bars, from `top` down."""
     scale = (WIDTH - _NAME_WIDTH - _VALUE_WIDTH) / max(spread.high for _, spread in rows)
     parts = [f'<text class="title" x="0" y="{top + 20}">{escape(title)}</text>']
     for index, (queue, spread) in enumerate(rows):

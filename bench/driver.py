@@ -104,14 +104,14 @@ class Driver:
 
     def __init__(self, url: str, redis: Client, server: ServerBinary, folder: Path) -> None:
         self.server = server
-        self._url = url
-        self._redis = redis
-        self._folder = folder
+        self.url = url
+        self.redis = redis
+        self.folder = folder
 
     async def run(self, queue: Queue, workload: Workload, jobs: int, *, rate_per_s: float = 0.0) -> Sample:
         """Enqueue and run `jobs` jobs, each exactly once. Raises RunFailed with the reason if it did not go so."""
         order = Order(
-            url=self._url,
+            url=self.url,
             file="",
             variant=queue.variant,
             jobs=jobs,
@@ -126,7 +126,7 @@ class Driver:
             priorities=workload.priorities,
             rate_per_s=rate_per_s,
         )
-        await self._redis.ask("FLUSHALL", "SYNC")
+        await self.redis.ask("FLUSHALL", "SYNC")
         run = self._preloaded if workload.shape == "preloaded" else self._live
         sample = await run(queue, order)
         return replace(
@@ -178,7 +178,7 @@ class Driver:
         """Start an adapter; after the block it has ended."""
         python = sys.executable if queue.environment is None else str(python_of(queue.environment))
         words = json.dumps(asdict(replace(order, file=str(self._file(role)))))
-        complaints = self._folder / f"{role}.err"
+        complaints = self.folder / f"{role}.err"
         with complaints.open("wb") as stderr:
             # lowlevel: a nursery would cancel what is in the block when the process fails, and so hide why.
             process = await trio.lowlevel.open_process(
@@ -202,7 +202,7 @@ class Driver:
                     await process.stdout.aclose()
 
     def _file(self, role: str) -> Path:
-        return self._folder / f"{role}.json"
+        return self.folder / f"{role}.json"
 
     def _started(self, order: Order) -> list[tuple[int, float]]:
         """Number and start of each job that ran, in the order of their starts. Raises RunFailed."""
@@ -216,7 +216,7 @@ class Driver:
     async def _uses(
         self, redis_cpu_s: float, done: dict[str, Any], enqueued: dict[str, Any]
     ) -> dict[str, Use]:
-        info = await self._info("memory")
+        info = await self.info("memory")
         return {
             "worker": Use(done["cpu_s"], done["peak_bytes"]),
             "enqueuer": Use(enqueued["cpu_s"], enqueued["peak_bytes"]),
@@ -224,14 +224,15 @@ class Driver:
         }
 
     async def _memory_bytes(self) -> int:
-        return int((await self._info("memory"))["used_memory"])
+        return int((await self.info("memory"))["used_memory"])
 
     async def _redis_cpu_s(self) -> float:
-        cpu = await self._info("cpu")
+        cpu = await self.info("cpu")
         return float(cpu["used_cpu_sys"]) + float(cpu["used_cpu_user"])
 
-    async def _info(self, section: str) -> dict[str, str]:
-        text = (await self._redis.ask("INFO", section)).decode()
+    async def info(self, section: str) -> dict[str, str]:
+        """What the server says of itself."""
+        text = (await self.redis.ask("INFO", section)).decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 

@@ -106,6 +106,8 @@ ON_ONE_SERVER = (
     "ops",
     "test_bench.py",  # how we measure
     "test_bench_peers.py",
+    "test_bench_scale.py",
+    "test_bench_smoke.py",
 )
 """Folders and files in here whose tests do not ask how a server behaves."""
 ON_EACH_SERVER = (

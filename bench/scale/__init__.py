@@ -1,0 +1,1 @@
+"""How queue_trio scales: `just bench-scale`. See __main__.py."""
