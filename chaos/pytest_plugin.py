@@ -95,8 +95,8 @@ def _chaos_driver() -> Iterator[Driver]:
 @pytest.fixture(scope="session")
 def _toxiproxy_binary(pytestconfig: pytest.Config) -> Path:
     with _told_in_one_line():
-        import chaos.toxiproxy  # noqa: F401  # what needs the extra: say so before anything is installed
-        from chaos.toxiproxy_binary import ensure_toxiproxy
+        import chaos.driving.toxiproxy  # noqa: F401  # what needs the extra: say so before anything is installed
+        from chaos.driving.toxiproxy_binary import ensure_toxiproxy
 
         return ensure_toxiproxy(lambda text: _say(pytestconfig, text))
 

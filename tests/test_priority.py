@@ -12,7 +12,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from chaos.aof_judge import judge_file
+from chaos.judging.aof_judge import judge_file
 from queue_trio import App
 from queue_trio.core.dequeue import DEFAULT_WEIGHTS, PRIORITIES, LaneOrder, Priority, Weighted
 from queue_trio.core.job import RECORD_VERSION, Lane, NewJob, Outcome, Record, State, Verdict, encode_record

@@ -7,8 +7,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from chaos.environment import OWNED, PREFIX, Environment, read_given
-from chaos.own_tasks import read_own_tasks
+from chaos.actors.own_tasks import read_own_tasks
+from chaos.playing.environment import OWNED, PREFIX, Environment, read_given
 
 PANEL: Final = "An environment of your own: docs/chaos-staging.md"
 

@@ -14,19 +14,19 @@ from chaos.cli.terminal import EXIT_UNEXPECTED, Seed, console, interruptible, pr
 from chaos.fuzz.draw import draw
 from chaos.fuzz.fuzzing import Fuzzer
 from chaos.fuzz.tables import line, summary
-from chaos.loading import SUFFIX
+from chaos.playing.runner import run_scenario
+from chaos.playing.suite import PROGRAM
 from chaos.report.terminal import full
 from chaos.result import shown_command
-from chaos.runner import run_scenario
-from chaos.suite import PROGRAM
-from chaos.writing import to_yaml
+from chaos.scenario.loading import SUFFIX
+from chaos.scenario.writing import to_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaos.fuzz.fuzzing import Tried
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 
 def register(cli: typer.Typer) -> None:

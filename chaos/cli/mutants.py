@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chaos.cli.terminal import EXIT_UNEXPECTED, Seed, console, interruptible, progress
-from chaos.loading import load_all
 from chaos.report.terminal import STYLES
 from chaos.result import PROMISES
+from chaos.scenario.loading import load_all
 from chaos.verdict import Verdict
 from queue_trio.errors import ConfigError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from chaos.mutants import Mutant
     from chaos.mutants.hunt import Attempt, Hunt
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 IN_TIME: Final = "recovery in time"
 """What is broken by a mutant that breaks a bound and no promise."""

@@ -27,16 +27,16 @@ from chaos.cli.environment import (
     read_environment,
 )
 from chaos.cli.terminal import EXIT_UNEXPECTED, Seed, console, interruptible, progress
-from chaos.environment import PREFIX, needs
 from chaos.errors import leaves
-from chaos.loading import SUFFIX, find_scenario, load_all
+from chaos.playing.environment import PREFIX, needs
+from chaos.playing.runner import run_scenario
+from chaos.playing.suite import PROGRAM, as_expected, chosen, run_suite
 from chaos.report.markdown import suite_table
 from chaos.report.page import render_page
 from chaos.report.terminal import full, line, suite, suite_summary
-from chaos.reshape import resized
 from chaos.result import in_short, shown_command, to_json
-from chaos.runner import run_scenario
-from chaos.suite import PROGRAM, as_expected, chosen, run_suite
+from chaos.scenario.loading import SUFFIX, find_scenario, load_all
+from chaos.scenario.reshape import resized
 from queue_trio.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 
 T = TypeVar("T")

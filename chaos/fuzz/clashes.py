@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from chaos import faults
-from chaos.bites import PATIENCE_S
-from chaos.bounds import EVERYBODY, bounds_of
-from chaos.expectations import KILLERS
 from chaos.fuzz.timing import PROBE_S, SLACK_S, pairs, planned
+from chaos.judging.bites import PATIENCE_S
+from chaos.judging.bounds import EVERYBODY, bounds_of
+from chaos.judging.expectations import KILLERS
+from chaos.scenario import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from chaos.bounds import Bounds, FaultRule
     from chaos.fuzz.timing import Planned
-    from chaos.scenario import Scenario
+    from chaos.judging.bounds import Bounds, FaultRule
+    from chaos.scenario.model import Scenario
 
 NEVER_DRAWN: Final[Mapping[str, str]] = {
     "toxiproxy_stopped": "nothing can be injected or proven while it lasts: its verdict is ERROR, as it must be",

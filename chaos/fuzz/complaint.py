@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from chaos.checker import WEIGHT
-from chaos.expectations import expectations_of
+from chaos.judging.checker import WEIGHT
+from chaos.judging.expectations import expectations_of
 from chaos.verdict import Counts, Verdict
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chaos.history import AtRest
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
     from chaos.verdict import Judgement
 
 NOT_DRAINED: Final = "the drain did not finish"

@@ -14,12 +14,12 @@ from chaos.fuzz.expected import with_expectations
 from chaos.fuzz.kinds import draw_fault
 from chaos.fuzz.loads import MARGIN_S, WAITING, draw_loads
 from chaos.fuzz.timing import PROBE_S, lag_s, length_s, span_s
-from chaos.scenario import LETTERS, Processes, Scenario, contradictions, missing
+from chaos.scenario.model import LETTERS, Processes, Scenario, contradictions, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaos.faults import Fault
+    from chaos.scenario.faults import Fault
 
 SPAN_S: Final = (4.0, 11.0)
 """From the first fault to the last heal, roughly."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from chaos.bounds import EVERYBODY, bounds_of
-from chaos.expectations import KILLERS
-from chaos.scenario import Scenario
+from chaos.judging.bounds import EVERYBODY, bounds_of
+from chaos.judging.expectations import KILLERS
+from chaos.scenario.model import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chaos.bounds import FaultRule
+    from chaos.judging.bounds import FaultRule
 
 DEAD_EACH: Final = frozenset({"fail", "hang", "uncancellable", "poison"})
 """Kinds whose jobs end among the dead letters, every one. Not all need be enqueued, so their number is a limit."""

@@ -15,15 +15,15 @@ import msgspec
 from chaos.fuzz.complaint import complaints, is_violation, why_not_drained
 from chaos.fuzz.draw import draw
 from chaos.fuzz.shrink import shrink
+from chaos.scenario.writing import plain, to_yaml
 from chaos.verdict import Counts, Recovery, Verdict
-from chaos.writing import plain, to_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from chaos.fuzz.shrink import Shrunk
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
     Runner = Callable[[Scenario, int], Awaitable[Result]]
     """Runs a schedule with the seed of its chance."""

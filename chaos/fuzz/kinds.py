@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
-    from chaos.scenario import Processes
+    from chaos.scenario.model import Processes
 
     Draw = Callable[[Random], dict[str, Any]]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from random import Random
 
-    from chaos.scenario import Processes
+    from chaos.scenario.model import Processes
 
 UTILIZATION: Final = 0.25
 """Share of the slots that may be busy when nothing is wrong and one worker is gone. With more, what an outage has held

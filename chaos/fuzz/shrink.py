@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from chaos.fuzz.draw import unfit
 from chaos.fuzz.expected import with_expectations
 from chaos.fuzz.timing import load_outlasts_faults
-from chaos.scenario import Scenario
-from chaos.writing import plain
+from chaos.scenario.model import Scenario
+from chaos.scenario.writing import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -12,7 +12,7 @@ from rich.text import Text
 from chaos.fuzz.fuzzing import in_short, strain
 from chaos.report.terminal import STYLES
 from chaos.result import recovery_words
-from chaos.scenario import Scenario
+from chaos.scenario.model import Scenario
 from chaos.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from chaos.faults import Misconf, RedisKill, RedisLoading, WorkerClock, WorkerKill, WorkerTerm
+from chaos.scenario.faults import Misconf, RedisKill, RedisLoading, WorkerClock, WorkerKill, WorkerTerm
 
 if TYPE_CHECKING:
-    from chaos.faults import Fault
-    from chaos.scenario import Scenario
+    from chaos.scenario.faults import Fault
+    from chaos.scenario.model import Scenario
 
 PROBE_S: Final = 0.6
 """From its begin until a fault of the network has shown itself on its routes, beside what it is late."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from chaos.loading import find_scenario
 from chaos.mutants.mutant import Mutant
+from chaos.playing.runner import run_scenario
+from chaos.playing.suite import PROGRAM, as_expected
 from chaos.result import shown_command
-from chaos.runner import run_scenario
-from chaos.suite import PROGRAM, as_expected
+from chaos.scenario.loading import find_scenario
 from chaos.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
     from queue_trio.server_binary import ServerBinary
 
 CALM: Final = "calm"

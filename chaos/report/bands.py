@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from chaos.timeline import worst_of
+from chaos.judging.timeline import worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from chaos.timeline import Bin, Stretch, Timeline, Window
+    from chaos.judging.timeline import Bin, Stretch, Timeline, Window
 
 WIDTH: Final = 1080
 LEFT: Final = 96

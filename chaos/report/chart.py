@@ -10,6 +10,7 @@ from html import escape
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from chaos.judging.timeline import PRIORITIES
 from chaos.report.bands import (
     LEFT,
     LEGEND,
@@ -23,12 +24,11 @@ from chaos.report.bands import (
     shade,
     x_of,
 )
-from chaos.timeline import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from chaos.timeline import Bin, Timeline
+    from chaos.judging.timeline import Bin, Timeline
 
 STEPS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 TICKS_MAX: Final = 16

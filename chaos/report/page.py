@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from chaos.judging.timeline import busiest_job, story, timeline
 from chaos.report.chart import chart
 from chaos.report.style import STYLE
 from chaos.result import COUNTS, MUST_BE_ZERO, promise_words, recovery_words
-from chaos.timeline import busiest_job, story, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from chaos.judging.timeline import Timeline
     from chaos.result import Result
-    from chaos.timeline import Timeline
     from chaos.verdict import Counts, Invariant, Offender, Proof, Recovery
 
 CONTENT_SECURITY_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"

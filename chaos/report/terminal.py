@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from chaos.judging.timeline import story
 from chaos.result import COUNTS, MUST_BE_ZERO, promise_words, recovery_words, tightest
-from chaos.timeline import story
 from chaos.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A fault is there when the method that makes it returns: the server was asked again and said so. It goes with `heal`, at
 the end of a `with`, or with the server at the end of the test. What the faults really do to a connection is in
-`chaos.toxiproxy`, which drives the server.
+`chaos.driving.toxiproxy`, which drives the server.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from chaos.driving.toxiproxy import Proxy, Stream
+    from chaos.driving.toxiproxy_server import ToxiproxyServer
     from chaos.testing.driver import Driver
-    from chaos.toxiproxy import Proxy, Stream
-    from chaos.toxiproxy_server import ToxiproxyServer
 
 
 class Fault:
@@ -122,7 +122,9 @@ class ChaosProxy:
         self._driver.call(self._server.heal, self._proxy)
 
     def _add(self, kind: str, stream: Stream, **attributes: int) -> Fault:
-        from chaos.toxiproxy import Toxic  # not above: it needs the extra, and `chaos.testing` must not
+        from chaos.driving.toxiproxy import (
+            Toxic,  # not above: it needs the extra, and `chaos.testing` must not
+        )
 
         self._count += 1
         name = f"{kind}-{self._count}"
@@ -135,7 +137,7 @@ class ChaosProxy:
 
     async def _surely(self, heal: Callable[[], Awaitable[str]]) -> str:
         """A server that does not do it, as one does whose API is deadlocked, is replaced: same ports, same faults."""
-        from chaos.toxiproxy_server import RESTART_S
+        from chaos.driving.toxiproxy_server import RESTART_S
 
         try:
             return await heal()
@@ -175,7 +177,7 @@ class Toxiproxy:
 @contextmanager
 def open_toxiproxy(driver: Driver, binary: Path) -> Iterator[Toxiproxy]:
     """Run a server inside the block. Raises HarnessError."""
-    from chaos import toxiproxy_server
+    from chaos.driving import toxiproxy_server
 
     with driver.enter(toxiproxy_server.open_toxiproxy(binary)) as server:
         yield Toxiproxy(driver, server)

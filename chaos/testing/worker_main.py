@@ -1,7 +1,7 @@
-"""The worker process of a test: `python -m chaos.testing.worker_main FOLDER [what chaos.worker_main takes]`.
+"""The worker process of a test: `python -m chaos.testing.worker_main FOLDER [what chaos.actors.worker_main takes]`.
 
-It is the worker of `chaos.worker_main`, which says when it is ready and can be told where to die, run as a user's
-project would run it: in its FOLDER, with its queue-trio.yaml. What handlers print goes to the log.
+It is the worker of `chaos.actors.worker_main`, which says when it is ready and can be told where to die, run as a
+user's project would run it: in its FOLDER, with its queue-trio.yaml. What handlers print goes to the log.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from chaos import worker_main
+from chaos.actors import worker_main
 
 
 def main() -> None:

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from chaos.driving.processes import START_S, environment, open_processes
 from chaos.history import SUFFIX
-from chaos.processes import START_S, environment, open_processes
 from queue_trio.config.load import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from chaos.processes import Child, Processes
+    from chaos.actors.worker_main import Phase
+    from chaos.driving.processes import Child, Processes
     from chaos.testing.driver import Driver
-    from chaos.worker_main import Phase
 
 LOG_LINES_MAX: Final = 200
 END_S: Final = 30.0
@@ -62,7 +62,7 @@ class WorkerProcess:
     def kill_at(self, phase: Phase) -> None:
         """Let it kill itself, with SIGKILL, when it next comes to that phase of its work: "running" is in a handler.
 
-        Back when the worker knows; put in the job after that, and `wait`. The phases are in `chaos.worker_main`.
+        Back when the worker knows; put in the job after that, and `wait`. The phases are in `chaos.actors.worker_main`.
         """
         self._driver.call(self._child.order, phase, "kill")
 

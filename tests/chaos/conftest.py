@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaos.driving.toxiproxy_binary import ensure_toxiproxy
 from chaos.errors import NoToxiproxy
-from chaos.toxiproxy_binary import ensure_toxiproxy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from chaos.bounds import bounds_of
-from chaos.checker import judge
-from chaos.expectations import expectations_of
 from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Probe, Run, Settle, in_order
-from chaos.scenario import Scenario
+from chaos.judging.bounds import bounds_of
+from chaos.judging.checker import judge
+from chaos.judging.expectations import expectations_of
+from chaos.scenario.model import Scenario
 
 if TYPE_CHECKING:
     from typing import Any

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.aof import transactions
-from chaos.aof_judge import FOUND_MAX, Told, judge_file
 from chaos.errors import HarnessError
+from chaos.judging.aof import transactions
+from chaos.judging.aof_judge import FOUND_MAX, Told, judge_file
 from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import Lane, Record, encode_record
 from queue_trio.redis.keys import LANE_KEYS, READY_KEYS, LaneKeys

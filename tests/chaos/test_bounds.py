@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from chaos.bounds import EVERYBODY, STOP_S, bounds_of
-from chaos.tasks import STOP_S as TASKS_STOP_S
+from chaos.actors.tasks import STOP_S as TASKS_STOP_S
+from chaos.judging.bounds import EVERYBODY, STOP_S, bounds_of
 from queue_trio.core.settings import Settings
 from tests.chaos.histories import scenario
 

@@ -10,10 +10,10 @@ import pytest
 from typer.main import get_command
 
 from chaos.cli.main import cli
-from chaos.environment import PREFIX
-from chaos.loading import find_scenario
-from chaos.scenario import RUN_SETTINGS
-from chaos.toxiproxy_binary import IMAGE
+from chaos.driving.toxiproxy_binary import IMAGE
+from chaos.playing.environment import PREFIX
+from chaos.scenario.loading import find_scenario
+from chaos.scenario.model import RUN_SETTINGS
 from queue_trio.config.load import load_settings
 from tests.chaos.compose import DOCUMENT, ROOT, commands_in, load, ports, variables
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaos.bounds import bounds_of
 from chaos.cli.environment import read_environment
 from chaos.cli.main import main
-from chaos.environment import Environment, Given, GivenProxy, needs, read_given
-from chaos.faults import NetworkFault
-from chaos.given_redis import by_way_of, login_of, place_of
-from chaos.loading import find_scenario, load_all
+from chaos.driving.given_redis import by_way_of, login_of, place_of
+from chaos.judging.bounds import bounds_of
+from chaos.playing.environment import Environment, Given, GivenProxy, needs, read_given
+from chaos.playing.staging import worker_ids
 from chaos.result import shown_command
-from chaos.staging import worker_ids
+from chaos.scenario.faults import NetworkFault
+from chaos.scenario.loading import find_scenario, load_all
 from queue_trio.errors import ConfigError
 from tests.chaos.histories import scenario
 

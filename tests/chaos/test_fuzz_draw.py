@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chaos import faults
-from chaos.bounds import bounds_of
-from chaos.expectations import expectations_of
 from chaos.fuzz.clashes import NEVER_DRAWN, clashes
 from chaos.fuzz.draw import FAULTS_MAX, draw, unfit
 from chaos.fuzz.expected import DEAD_EACH, LOST_LEASES, UNANSWERED, with_expectations
 from chaos.fuzz.kinds import INSTANT, NETWORK, REDIS, WORKERS
 from chaos.fuzz.loads import WAITING
 from chaos.fuzz.timing import load_outlasts_faults, pairs, planned, span_s
-from chaos.loading import parse_scenario
-from chaos.scenario import RUN_SETTINGS, Scenario
-from chaos.writing import to_yaml
+from chaos.judging.bounds import bounds_of
+from chaos.judging.expectations import expectations_of
+from chaos.scenario import faults
+from chaos.scenario.loading import parse_scenario
+from chaos.scenario.model import RUN_SETTINGS, Scenario
+from chaos.scenario.writing import to_yaml
 
 if TYPE_CHECKING:
     from chaos.fuzz.timing import Planned

@@ -15,7 +15,7 @@ from chaos.fuzz.draw import draw, unfit
 from chaos.fuzz.expected import with_expectations
 from chaos.fuzz.shrink import TRIES, candidates, shrink
 from chaos.fuzz.timing import load_outlasts_faults
-from chaos.scenario import Scenario
+from chaos.scenario.model import Scenario
 from chaos.verdict import Counts, Invariant, Judgement, Recovery, Verdict
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ from chaos.fuzz.draw import draw
 from chaos.fuzz.fuzzing import Found, Fuzzer, Tried, in_short, schedule_seeds
 from chaos.fuzz.tables import line, summary
 from chaos.history import AtRest, Observation, Run
-from chaos.loading import load_scenario, parse_scenario
 from chaos.result import Result
+from chaos.scenario.loading import load_scenario, parse_scenario
+from chaos.scenario.writing import plain
 from chaos.verdict import Counts, Invariant, Judgement, Recovery, Verdict
-from chaos.writing import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 Shows = Callable[["Scenario"], bool]
 

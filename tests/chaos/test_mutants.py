@@ -12,16 +12,16 @@ import trio
 
 from chaos.cli.main import main
 from chaos.errors import HarnessError
-from chaos.loading import find_scenario, load_all
 from chaos.mutants import MUTANTS, apply_mutant, find_mutant
 from chaos.mutants.hunt import CALM, Attempt, Hunt, judged, killers_of
 from chaos.mutants.mutant import PRODUCT, Edit, Mutant, edited
 from chaos.result import PROMISES, Result
+from chaos.scenario.loading import find_scenario, load_all
 from chaos.verdict import Counts, Invariant, Judgement, Offender, Verdict
 from queue_trio.errors import ConfigError
 
 if TYPE_CHECKING:
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = {

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.expectations import expectations_of
-from chaos.loading import find_scenario
-from chaos.own_tasks import Call, OwnTasks, read_own_tasks, with_own_tasks
+from chaos.actors.own_tasks import Call, OwnTasks, read_own_tasks, with_own_tasks
+from chaos.judging.expectations import expectations_of
+from chaos.scenario.loading import find_scenario
 from queue_trio.errors import ConfigError
 
 if TYPE_CHECKING:

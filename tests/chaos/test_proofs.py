@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaos.bounds import bounds_of
 from chaos.history import Dropped, Enqueue, Observation
+from chaos.judging.bounds import bounds_of
 from chaos.verdict import Proof, Verdict
 from tests.chaos.histories import OUTAGE, Tale, scenario
 

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from chaos.history import Action, AtRest, Enqueue, Fault, Observation, Run
+from chaos.judging.timeline import Stretch, busiest_job, story, timeline, worst_of
 from chaos.report import terminal
 from chaos.report.page import render_page
 from chaos.result import from_json, recovery_words, shown_command, tightest, to_json, without_logins
-from chaos.timeline import Stretch, busiest_job, story, timeline, worst_of
 from chaos.verdict import Counts, Invariant, Judgement, Offender, Proof, Recovery, Verdict
 from tests.chaos.sample import JOBS, LOST, START_S, made_up_result
 from tests.chaos.tags import Tags

@@ -12,17 +12,17 @@ import trio
 
 from chaos.cli.main import main
 from chaos.errors import ApiHangs, DidNotBite, HarnessError, leaves
-from chaos.faults import Condition
 from chaos.history import SUFFIX, Enqueue, Journal, Observation, Run
 from chaos.history import Fault as FaultEvent
-from chaos.injection import Injection, delays, streams
-from chaos.load import Conditions, Tail, parts
-from chaos.loading import find_scenario, load_all
-from chaos.reshape import resized
-from chaos.runner import overruled
-from chaos.scenario import Load
-from chaos.steps import Player
-from chaos.suite import chosen
+from chaos.playing.injection import Injection, delays, streams
+from chaos.playing.load import Conditions, Tail, parts
+from chaos.playing.runner import overruled
+from chaos.playing.steps import Player
+from chaos.playing.suite import chosen
+from chaos.scenario.faults import Condition
+from chaos.scenario.loading import find_scenario, load_all
+from chaos.scenario.model import Load
+from chaos.scenario.reshape import resized
 from chaos.verdict import Counts, Judgement, Verdict
 from queue_trio.errors import ConfigError
 from tests.chaos.histories import OUTAGE, scenario
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
 
 
 @pytest.fixture

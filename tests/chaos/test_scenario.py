@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from chaos.bounds import bounds_of
-from chaos.expectations import expectations_of
-from chaos.faults import Toxic
-from chaos.loading import FOLDER, find_scenario, load_all, load_scenario
-from chaos.scenario import Amount, Scenario
+from chaos.judging.bounds import bounds_of
+from chaos.judging.expectations import expectations_of
+from chaos.scenario.faults import Toxic
+from chaos.scenario.loading import FOLDER, find_scenario, load_all, load_scenario
+from chaos.scenario.model import Amount, Scenario
 from chaos.verdict import Counts, Verdict
 from queue_trio.errors import ConfigError
 

@@ -9,16 +9,16 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from chaos.expectations import FAILURES
+from chaos.actors.tasks import app
 from chaos.history import Observation, Settle
+from chaos.judging.expectations import FAILURES
+from chaos.playing.suite import as_expected
 from chaos.result import Result
-from chaos.suite import as_expected
-from chaos.tasks import app
 from chaos.verdict import Verdict
 from tests.chaos.histories import LATE, OUTAGE, Tale, lawful, scenario
 
 if TYPE_CHECKING:
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
     from chaos.verdict import Judgement
 
 FREEZE: dict[str, Any] = {"kind": "worker_freeze", "for": 5.0, "name": "freeze"}

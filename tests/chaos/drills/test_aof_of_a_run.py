@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from chaos.history import Run
-from chaos.loading import find_scenario
-from chaos.runner import run_scenario
-from chaos.scenario import Scenario
+from chaos.playing.runner import run_scenario
+from chaos.scenario.loading import find_scenario
+from chaos.scenario.model import Scenario
 
 if TYPE_CHECKING:
     from chaos.result import Result

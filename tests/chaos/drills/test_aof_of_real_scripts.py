@@ -8,7 +8,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from chaos.aof_judge import judge_file
+from chaos.judging.aof_judge import judge_file
 from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Lane, NewJob, Outcome, Record, Verdict, encode_record
 from queue_trio.core.settings import RedisSettings
@@ -20,7 +20,7 @@ from tests.support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from chaos.aof_judge import Told
+    from chaos.judging.aof_judge import Told
     from queue_trio.core.job import Claim
     from queue_trio.embedded import EmbeddedRedis
 

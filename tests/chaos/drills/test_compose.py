@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from chaos.driving.toxiproxy import Api
+from chaos.driving.toxiproxy_binary import ensure_toxiproxy
 from chaos.errors import HarnessError
-from chaos.toxiproxy import Api
-from chaos.toxiproxy_binary import ensure_toxiproxy
 from tests.chaos.compose import DOCUMENT, ROOT, Local, commands_in, load, variables
 from tests.support import eventually
 

@@ -15,7 +15,7 @@ import trio
 
 from chaos.fuzz.draw import draw
 from chaos.fuzz.fuzzing import Fuzzer
-from chaos.runner import run_scenario
+from chaos.playing.runner import run_scenario
 from chaos.verdict import Verdict
 from tests.support import eventually, is_gone
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from chaos.fuzz.fuzzing import Tried
     from chaos.result import Result
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
     from queue_trio.server_binary import ServerBinary
 
 SEED = 188

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from chaos.driving.toxiproxy_binary import IMAGE, ensure_toxiproxy
+from chaos.driving.toxiproxy_server import open_toxiproxy
 from chaos.errors import ApiHangs, NoToxiproxy
-from chaos.toxiproxy_binary import IMAGE, ensure_toxiproxy
-from chaos.toxiproxy_server import open_toxiproxy
 from tests.support import eventually, is_gone
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ async def answers(ask: object) -> bool:
 async def test_a_container_does_not_outlive_a_harness_that_is_killed(docker: Path) -> None:
     program = (
         "import pathlib, sys, trio\n"
-        "from chaos.toxiproxy_server import open_toxiproxy\n"
+        "from chaos.driving.toxiproxy_server import open_toxiproxy\n"
         "async def main():\n"
         "    async with open_toxiproxy(pathlib.Path(sys.argv[1])):\n"
         "        print('up', flush=True)\n"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaos.loading import find_scenario, load_all
 from chaos.mutants import MUTANTS
 from chaos.mutants.hunt import Attempt, hunt, killers_of
-from chaos.runner import run_scenario
+from chaos.playing.runner import run_scenario
+from chaos.scenario.loading import find_scenario, load_all
 from chaos.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 import trio
 from markdown_it import MarkdownIt
 
-from chaos.toxiproxy_binary import NAME, ensure_toxiproxy
+from chaos.driving.toxiproxy_binary import NAME, ensure_toxiproxy
 from tests.support import eventually
 
 if TYPE_CHECKING:

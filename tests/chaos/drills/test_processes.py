@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from chaos.actors.producer_main import Load, phase_of, produce
+from chaos.actors.producer_main import open_client as open_chaos_client
+from chaos.actors.tasks import make_job
+from chaos.driving.processes import START_S, open_processes
 from chaos.errors import HarnessError
 from chaos.history import SUFFIX, AtRest, Enqueue, Journal, Observation, Run, read_history
-from chaos.observer import open_observer
-from chaos.processes import START_S, open_processes
-from chaos.producer_main import Load, phase_of, produce
-from chaos.producer_main import open_client as open_chaos_client
-from chaos.tasks import make_job
+from chaos.playing.observer import open_observer
 from queue_trio import errors
 from queue_trio.core.job import Lane, State
 from queue_trio.core.settings import Settings
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from chaos.processes import Child, Processes
-    from chaos.worker_main import Phase
+    from chaos.actors.worker_main import Phase
+    from chaos.driving.processes import Child, Processes
     from queue_trio.client import QueueClient
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -323,7 +323,7 @@ async def test_nothing_is_left_when_the_block_ends_with_an_error(redis_url: str,
 
 HARNESS = """
 import pathlib, sys, trio
-from chaos.processes import open_processes
+from chaos.driving.processes import open_processes
 async def main():
     async with open_processes(pathlib.Path(sys.argv[1])) as processes:
         settings = {"redis": {"url": f"unix://{sys.argv[1]}/nobody.sock"}}

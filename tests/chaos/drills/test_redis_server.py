@@ -9,10 +9,10 @@ import redis
 import trio
 from pydantic import SecretStr
 
+from chaos.actors.tasks import app, make_job
+from chaos.driving.redis_faults import BAD_BYTES, RedisFaults
+from chaos.driving.redis_server import open_chaos_redis
 from chaos.errors import HarnessError
-from chaos.redis_faults import BAD_BYTES, RedisFaults
-from chaos.redis_server import open_chaos_redis
-from chaos.tasks import app, make_job
 from queue_trio.core.job import Lane, State
 from queue_trio.core.settings import RedisSettings, Settings
 from tests.support import is_gone
@@ -20,8 +20,8 @@ from tests.support import is_gone
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from chaos.redis_faults import Fault
-    from chaos.redis_server import ChaosRedis
+    from chaos.driving.redis_faults import Fault
+    from chaos.driving.redis_server import ChaosRedis
     from queue_trio.server_binary import ServerBinary
 
 FAULTS: dict[str, tuple[Callable[[RedisFaults], Fault], str]] = {
@@ -77,7 +77,7 @@ async def test_a_heal_may_be_called_twice(server: ChaosRedis, name: str) -> None
 async def test_a_fault_that_does_not_bite_is_an_error(
     server: ChaosRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chaos.redis_server.HEAL_S", 0.3)
+    monkeypatch.setattr("chaos.driving.redis_server.HEAL_S", 0.3)
 
     async def nothing(name: str, value: str) -> str:
         await trio.lowlevel.checkpoint()

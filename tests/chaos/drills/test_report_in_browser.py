@@ -6,8 +6,8 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
+from chaos.judging.timeline import timeline
 from chaos.report.page import render_page
-from chaos.timeline import timeline
 from tests.chaos.sample import LOST, made_up_result
 from tests.chaos.tags import Tags
 from tests.tools import tool

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import psutil  # type: ignore[import-untyped]
 import trio
 
-from chaos.loading import find_scenario
-from chaos.reshape import resized
-from chaos.runner import run_scenario
-from chaos.suite import as_expected
+from chaos.playing.runner import run_scenario
+from chaos.playing.suite import as_expected
+from chaos.scenario.loading import find_scenario
+from chaos.scenario.reshape import resized
 from chaos.verdict import Verdict
 from tests.support import eventually, is_gone
 
@@ -40,7 +40,7 @@ async def test_a_worker_that_ends_by_itself_is_replaced_and_counts_as_an_interve
     def say(text: str) -> None:
         if text.startswith("load"):
             children = psutil.Process().children()
-            next(child for child in children if "chaos.worker_main" in child.cmdline()).kill()
+            next(child for child in children if "chaos.actors.worker_main" in child.cmdline()).kill()
 
     result = await run_scenario(
         find_scenario("scripts-gone"),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chaos.actors.producer_main import open_client
+from chaos.actors.tasks import make_job
+from chaos.driving.processes import open_processes
 from chaos.history import Run, Settle, read_history
-from chaos.processes import open_processes
-from chaos.producer_main import open_client
-from chaos.tasks import make_job
 from queue_trio.core.settings import Settings
 from tests.support import eventually
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaos.processes import Processes
+    from chaos.driving.processes import Processes
     from queue_trio.embedded import EmbeddedRedis
 
 WORKER: dict[str, Any] = {"lease": 0.4, "sweep_interval": 0.1, "poll_interval": 0.1, "concurrency": 8}

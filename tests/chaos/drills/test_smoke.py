@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from chaos.loading import load_all
+from chaos.playing.suite import as_expected, chosen, run_suite
 from chaos.report.page import render_page
 from chaos.report.terminal import full, line
 from chaos.result import from_json, to_json
-from chaos.suite import as_expected, chosen, run_suite
+from chaos.scenario.loading import load_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaos.scenario import Scenario
+    from chaos.scenario.model import Scenario
     from queue_trio.server_binary import ServerBinary
 
 SEED = 0  # the suite's own

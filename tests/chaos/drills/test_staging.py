@@ -15,9 +15,9 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
 
-from chaos.toxiproxy import Toxic
-from chaos.toxiproxy_binary import ensure_toxiproxy
-from chaos.toxiproxy_server import ToxiproxyServer, open_toxiproxy
+from chaos.driving.toxiproxy import Toxic
+from chaos.driving.toxiproxy_binary import ensure_toxiproxy
+from chaos.driving.toxiproxy_server import ToxiproxyServer, open_toxiproxy
 from queue_trio.embedded import open_embedded_redis
 from tests.support import connect, eventually, is_gone
 

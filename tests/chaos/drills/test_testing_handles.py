@@ -16,12 +16,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from chaos.driving.toxiproxy_binary import ensure_toxiproxy
 from chaos.errors import HarnessError
 from chaos.testing.driver import open_driver
 from chaos.testing.private_redis import open_private_redis
 from chaos.testing.proxies import ChaosProxy, open_toxiproxy
 from chaos.testing.workers import open_workers
-from chaos.toxiproxy_binary import ensure_toxiproxy
 from queue_trio import App, Settings
 from queue_trio.errors import ConfigError, UsageError
 

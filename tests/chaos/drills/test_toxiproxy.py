@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from chaos.driving.toxiproxy import Toxic
+from chaos.driving.toxiproxy_binary import NAME, ensure_toxiproxy, find_toxiproxy
+from chaos.driving.toxiproxy_server import open_toxiproxy
 from chaos.errors import ApiHangs, HarnessError, NoToxiproxy
-from chaos.toxiproxy import Toxic
-from chaos.toxiproxy_binary import NAME, ensure_toxiproxy, find_toxiproxy
-from chaos.toxiproxy_server import open_toxiproxy
 from tests.support import eventually, is_gone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaos.toxiproxy import Proxy
-    from chaos.toxiproxy_server import ToxiproxyServer
+    from chaos.driving.toxiproxy import Proxy
+    from chaos.driving.toxiproxy_server import ToxiproxyServer
 
 
 @pytest.fixture(scope="session")

@@ -9,24 +9,24 @@ import pytest
 import trio
 from pydantic import TypeAdapter
 
-from chaos import injection
-from chaos.bites import Bite, bite_of
-from chaos.faults import Fault as AnyFault
+from chaos.driving.toxiproxy import Toxic
+from chaos.driving.toxiproxy_binary import ensure_toxiproxy
+from chaos.driving.toxiproxy_server import open_toxiproxy
 from chaos.history import SUFFIX, Dropped, Journal, Observation, Probe, read_history
-from chaos.runner import run_scenario
-from chaos.scenario import Scenario
-from chaos.toxiproxy import Toxic
-from chaos.toxiproxy_binary import ensure_toxiproxy
-from chaos.toxiproxy_server import open_toxiproxy
+from chaos.judging.bites import Bite, bite_of
+from chaos.playing import injection
+from chaos.playing.runner import run_scenario
+from chaos.playing.witness import Witness
+from chaos.scenario.faults import Fault as AnyFault
+from chaos.scenario.model import Scenario
 from chaos.verdict import Verdict
-from chaos.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from chaos.driving.toxiproxy import Proxy
     from chaos.result import Result
-    from chaos.toxiproxy import Proxy
     from queue_trio.server_binary import ServerBinary
     from tests.support import SharedRedis
 

@@ -1,0 +1,1 @@
+"""What runs in the processes of a run: workers, producers, and the jobs they have."""

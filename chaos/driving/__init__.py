@@ -1,0 +1,1 @@
+"""What is driven: Toxiproxy, Redis servers, processes, containers. Nothing in here knows a scenario."""
