@@ -1,7 +1,7 @@
 """Measures queue_trio and its peers side by side, in turn, on one private Redis: `just bench [NAMES]`.
 
     python -m bench [NAMES] [--rounds N] [--jobs N] [--workloads A,B] [--quick] [--json FILE] [--svg FILE]
-    python -m bench --from FILE [--svg FILE]
+    python -m bench --from FILE [--svg FILE] [--markdown FILE]
 
 A round takes every workload, and in it every queue once, ours first. A failed run is told and left out, and the program
 then ends with 1. Nothing else should run on the machine meanwhile.
@@ -37,7 +37,7 @@ from bench.catalogue import (
 )
 from bench.chart import draw
 from bench.driver import RunFailed, open_driver
-from bench.report import show
+from bench.report import markdown, show
 from bench.results import Gap, Results, versions_of, write_results
 from bench.setup import HOME, is_installed
 
@@ -184,6 +184,7 @@ def _parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         "--json", type=Path, default=RESULT, help="where to write the figures (default %(default)s)"
     )
     parser.add_argument("--svg", type=Path, help="also draw a chart into this file")
+    parser.add_argument("--markdown", type=Path, help="also write the tables into this file")
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="FILE", help="measure nothing, show these figures"
     )
@@ -241,6 +242,8 @@ def main() -> int:
         console.print(f"\nEvery run: {options.json}", highlight=False, soft_wrap=True)
     if options.svg is not None:
         options.svg.write_text(draw(results))
+    if options.markdown is not None:
+        options.markdown.write_text(markdown(results))
     return 1 if results.failures else 0
 
 

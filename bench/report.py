@@ -1,9 +1,9 @@
-"""Shows results in a terminal: a table per workload, then queue_trio against the best peer of each round."""
+"""Shows results, in a terminal or as Markdown: a table per workload, then ours against the best peer of each round."""
 
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -36,11 +36,11 @@ def show(results: Results, console: Console) -> None:
     )
     for workload in results.workloads:
         console.print()
-        console.print(_table(results, workload))
+        console.print(_drawn(rows_of(results, workload)))
         for line in _gaps(results, workload):
             console.print(line, highlight=False)
     console.print()
-    console.print(_against_the_best(results))
+    console.print(_drawn(best_of(results)))
     console.print(LEGEND, highlight=False)
 
 
@@ -63,33 +63,68 @@ def ratio_text(ratios: Sequence[float]) -> str:
     return f"{spread_text(Spread.of(ratios))} ×" if ratios else "–"
 
 
-def _table(results: Results, workload: str) -> Table:
+class Rows(NamedTuple):
+    """A table before it is drawn: rows begin with a name, the cells of `head` after it are right-aligned."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def rows_of(results: Results, workload: str) -> Rows:
+    """One workload: a row for each queue, ours first."""
     first, *others = WORKLOADS[workload].figures
-    table = Table(title=f"{workload}: {WORKLOADS[workload].title}", title_justify="left")
-    table.add_column("queue", no_wrap=True)
-    for label in ("jobs", LABELS[first], "ours is", *(LABELS[figure] for figure in others)):
-        table.add_column(label, justify="right")
-    table.add_column("CPU, s: worker, enqueuer, Redis", justify="right")
-    table.add_column("memory, MiB", justify="right")
+    head = ["queue", "jobs", LABELS[first], "ours is", *(LABELS[figure] for figure in others)]
+    head += ["CPU, s: worker, enqueuer, Redis", "memory, MiB"]
+    rows: list[list[str]] = []
     lacking = {gap.queue for gap in results.gaps if gap.workload == workload}
     for queue in sorted({*results.queues, *lacking}, key=list(results.versions).index):
         runs = results.of(workload, queue)
-        name = Text(f"{queue} {results.versions[queue]}", "bold" if queue == OURS.name else "")
+        name = f"{queue} {results.versions[queue]}"
         if not runs:
-            table.add_row(name, "–", "–")
+            rows.append([name, *["–"] * (len(head) - 1)])
             continue
         main = results.spread(workload, queue, first)
         rest = [results.spread(workload, queue, figure) for figure in others]
-        table.add_row(
-            name,
-            f"{runs[0].jobs:,}",
-            spread_text(main) if main else "–",
-            "" if queue == OURS.name else ratio_text(results.ratios(workload, queue, first)),
-            *(number(spread.median) if spread else "–" for spread in rest),
-            _by_process([run.cpu_s for run in runs]),
-            _memory(runs),
+        rows.append(
+            [
+                name,
+                f"{runs[0].jobs:,}",
+                spread_text(main) if main else "–",
+                "" if queue == OURS.name else ratio_text(results.ratios(workload, queue, first)),
+                *(number(spread.median) if spread else "–" for spread in rest),
+                _by_process([run.cpu_s for run in runs]),
+                _memory(runs),
+            ]
         )
-    return table
+    return Rows(f"{workload}: {WORKLOADS[workload].title}", head, rows)
+
+
+def markdown(results: Results) -> str:
+    """Every table, for a document."""
+    parts = []
+    for workload in results.workloads:
+        table = rows_of(results, workload)
+        parts.append(f"### {table.title}\n\n{_markdown_table(table)}")
+        parts += _gaps(results, workload)
+    table = best_of(results)
+    parts.append(f"### {table.title}\n\n{_markdown_table(table)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Rows) -> str:
+    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _drawn(table: Rows) -> Table:
+    drawn = Table(title=table.title, title_justify="left")
+    for at, label in enumerate(table.head):
+        drawn.add_column(label, justify="right" if at else "left", no_wrap=not at)
+    for name, *cells in table.rows:
+        ours = name.partition(" ")[0] == OURS.name
+        drawn.add_row(Text(name, "bold" if ours else ""), *cells)
+    return drawn
 
 
 def _by_process(samples: Sequence[dict[str, float]]) -> str:
@@ -108,12 +143,9 @@ def _gaps(results: Results, workload: str) -> list[str]:
     ]
 
 
-def _against_the_best(results: Results) -> Table:
-    table = Table(title=f"{OURS.name} against whichever peer was best in each round", title_justify="left")
-    for label in ("workload", "figure"):
-        table.add_column(label, no_wrap=True)
-    for label in ("ours", "times better", "round by round", "bar"):
-        table.add_column(label, justify="right")
+def best_of(results: Results) -> Rows:
+    """Ours against whichever peer was best in each round, figure by figure."""
+    rows: list[list[str]] = []
     for workload in results.workloads:
         for figure in WORKLOADS[workload].figures:
             ratios = results.ratios_to_best(workload, figure)
@@ -122,12 +154,15 @@ def _against_the_best(results: Results) -> Table:
                 continue
             bar = BARS.get((workload, figure))
             met = "" if bar is None else "met" if statistics.median(ratios) >= bar else "not met"
-            table.add_row(
-                workload,
-                LABELS[figure],
-                number(ours.median),
-                ratio_text(ratios),
-                " ".join(map(number, ratios)),
-                "" if bar is None else f"{bar:g} ×: {met}",
+            rows.append(
+                [
+                    workload,
+                    LABELS[figure],
+                    number(ours.median),
+                    ratio_text(ratios),
+                    " ".join(map(number, ratios)),
+                    "" if bar is None else f"{bar:g} ×: {met}",
+                ]
             )
-    return table
+    head = ["workload", "figure", "ours", "times better", "round by round", "bar"]
+    return Rows(f"{OURS.name} against whichever peer was best in each round", head, rows)
