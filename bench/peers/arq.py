@@ -1,7 +1,8 @@
 """arq: one Worker on uvloop, `max_jobs` as ordered, everything else at its defaults.
 
 Docs: "Usage" (defining jobs, the pool), "API Reference" (Worker). A worker looks every 0.5 s (`poll_delay`), also while
-there is more, for five times `max_jobs` at most: that is what bounds it here, not its processor time. Jobs are coroutines only, the pickle serializer is the default. There is no bulk call: concurrent ones.
+there is more, for five times `max_jobs` at most: that is what bounds it here, not its processor time. Jobs are
+coroutines only, the pickle serializer is the default. There is no bulk call: concurrent ones.
 """
 
 from __future__ import annotations
