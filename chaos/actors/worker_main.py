@@ -153,7 +153,7 @@ class Phases:
             os.kill(os.getpid(), SIGNALS[deed])
 
     def hook(self, worker: Worker) -> None:
-        """Put hooks around the calls of the store that move jobs. Both ways of claiming count."""
+        """Put hooks around the calls of the store that move jobs. Both ways of claiming count, and both of settling."""
         store: Any = worker._store
         claim, adopt, settle, sweep = store.claim, store.adopt, store.settle, store.sweep
 
@@ -162,7 +162,13 @@ class Phases:
                 if not worker.in_flight:
                     self.reached("idle")
                 self.reached("before_claim")
+                outcomes = options.get("outcomes")
+                if outcomes:
+                    self.reached("before_settle", job=outcomes[0].id)
+                sent_s = self._journal.clock()
                 claimed = await call(*args, **options)
+                if claimed.accepted is not None:
+                    note_settled(outcomes, claimed.accepted, sent_s)
                 if claimed.jobs:
                     self.reached("claimed", job=claimed.jobs[0].id)
                 return claimed
@@ -173,9 +179,12 @@ class Phases:
             self.reached("before_settle", job=outcomes[0].id)
             sent_s = self._journal.clock()
             accepted = await settle(lane, outcomes)
+            note_settled(outcomes, accepted, sent_s)
+            return accepted
+
+        def note_settled(outcomes: Any, accepted: Any, sent_s: float) -> None:
             self._journal.append(*_settles(outcomes, accepted, sent_s, self._journal.clock()))
             self.reached("settled", job=outcomes[0].id)
-            return accepted
 
         async def sweeping(*args: Any, **options: Any) -> Any:
             swept = await sweep(*args, **options)

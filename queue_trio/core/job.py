@@ -225,12 +225,14 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     `next_due_ms`: milliseconds until the earliest scheduled job is due, None if there is none or more is ready.
     `drain`: an operator wants this worker to drain and end.
+    `accepted`: what became of the outcomes that went along, as `settle` answers; None if they did not.
     """
 
     jobs: list[ClaimedJob]
     next_due_ms: int | None = None
     paused: bool = False
     drain: bool = False
+    accepted: list[bool] | None = None
 
 
 class Verdict(StrEnum):

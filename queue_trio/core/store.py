@@ -140,9 +140,20 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+        self,
+        lane: Lane,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        order: Sequence[Priority],
+        outcomes: Sequence[Outcome] = (),
     ) -> Claim:
-        """Promote what is due, then lease up to `want` ready jobs to `worker`, looking at priorities in `order`."""
+        """Promote what is due, then lease up to `want` ready jobs to `worker`, looking at priorities in `order`.
+
+        `outcomes`: at most MAX_BATCH to settle before, in the same round trip. Cancelled, each of the two must be asked
+        for again, as if it had been cancelled by itself.
+        """
         ...
 
     async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:

@@ -149,6 +149,18 @@ class MemoryLane:
         self.counts["enqueued"] += 1
         return Enqueued.CREATED
 
+    def settle_all(self, outcomes: Sequence[Outcome], now: int) -> list[bool]:
+        """Per outcome, whether its lease was current, and has ended."""
+        states = [self.settle(outcome, now) for outcome in outcomes]
+        for outcome, state in zip(outcomes, states, strict=True):
+            if state is None:
+                self.forgive(outcome.id, outcome.token)
+        self.to_front(
+            [outcome.id for outcome, state in zip(outcomes, states, strict=True) if state is State.READY]
+        )
+        self.tell(states.count(State.READY) + states.count(State.SCHEDULED))
+        return [state is not None for state in states]
+
     def settle(self, outcome: Outcome, now: int) -> State | None:
         """The job's new state, or None if the token is not that of its current lease."""
         id_, verdict, due = outcome.id, outcome.verdict, now + outcome.delay_ms

@@ -55,11 +55,19 @@ class MemoryStore:
         return answers
 
     async def claim(
-        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+        self,
+        lane: Lane,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        order: Sequence[Priority],
+        outcomes: Sequence[Outcome] = (),
     ) -> Claim:
         at, now = await self.enter(lane)
+        accepted = at.settle_all(outcomes, now) if outcomes else None
         if at.paused:
-            return Claim([], paused=True, drain=worker in at.draining)
+            return Claim([], paused=True, drain=worker in at.draining, accepted=accepted)
         at.promote(now, PROMOTE_LIMIT)
         want = min(want, MAX_BATCH)
         ids: list[str] = []
@@ -68,7 +76,8 @@ class MemoryStore:
                 ids.append(at.ready[priority].popleft())
         due = min(at.scheduled.values(), default=None) if len(ids) < want else None
         next_due_ms = None if due is None else max(0, due - now)
-        return Claim(at.lease(ids, worker, now + lease_ms), next_due_ms, drain=worker in at.draining)
+        jobs = at.lease(ids, worker, now + lease_ms)
+        return Claim(jobs, next_due_ms, drain=worker in at.draining, accepted=accepted)
 
     async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
         await trio.lowlevel.checkpoint()
@@ -104,15 +113,7 @@ class MemoryStore:
 
     async def settle(self, lane: Lane, outcomes: Sequence[Outcome]) -> list[bool]:
         at, now = await self.enter(lane)
-        states = [at.settle(outcome, now) for outcome in outcomes]
-        for outcome, state in zip(outcomes, states, strict=True):
-            if state is None:
-                at.forgive(outcome.id, outcome.token)
-        at.to_front(
-            [outcome.id for outcome, state in zip(outcomes, states, strict=True) if state is State.READY]
-        )
-        at.tell(states.count(State.READY) + states.count(State.SCHEDULED))
-        return [state is not None for state in states]
+        return at.settle_all(outcomes, now)
 
     async def renew(
         self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -26,6 +27,7 @@ from queue_trio.errors import (
     ServerError,
     ServerNotReady,
     ServerRefused,
+    ServerUnusable,
     TransportError,
     UsageError,
 )
@@ -147,16 +149,33 @@ class Client:
 
         Raises ServerUnusable and, unless `wait_when_refused`, ServerRefused; any other ServerError is a script's bug.
         """
+        (reply,) = await self.run_together((call,))
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
 
-        async def attempt() -> Any:
-            (reply,) = await self._exchange(lambda: call.payload("EVALSHA", call.script.sha), 1, call=call)
-            if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
-                (reply,) = await self._exchange(lambda: call.payload("EVAL", call.script.text), 1, call=call)
-            if isinstance(reply, ServerError):
-                raise reply
-            return reply
+    async def run_together(self, calls: tuple[Call, ...]) -> list[Any]:
+        """Send `calls` in one round trip, again and again, until all are answered. Bound it with a cancel scope.
 
-        return await self._until_answered(attempt, call.on_trouble)
+        One reply for each, in order; what `run` would call a script's bug is a value among them. Raises as `run`.
+        """
+
+        async def attempt() -> list[Any]:
+            replies = await self._exchange(
+                lambda: b"".join([call.payload("EVALSHA", call.script.sha) for call in calls]),
+                len(calls),
+                calls=calls,
+            )
+            for at, call in enumerate(calls):
+                if isinstance(replies[at], ServerError) and replies[at].code == "NOSCRIPT":
+                    whole = partial(call.payload, "EVAL", call.script.text)
+                    (replies[at],) = await self._exchange(whole, 1, calls=(call,))
+            for reply in replies:
+                if isinstance(reply, (ServerNotReady, ServerRefused, ServerUnusable)):
+                    raise reply
+            return replies
+
+        return await self._until_answered(attempt, calls[0].on_trouble)
 
     async def ask(self, *command: Argument) -> Any:
         """One plain command that may be sent twice, sent until it is answered. Bound it with a cancel scope."""
@@ -283,7 +302,7 @@ class Client:
                 self._outage.leave()
 
     async def _exchange(
-        self, payload: Callable[[], bytes], replies: int, wait_s: float = 0.0, *, call: Call | None = None
+        self, payload: Callable[[], bytes], replies: int, wait_s: float = 0.0, *, calls: tuple[Call, ...] = ()
     ) -> list[Any]:
         """One exchange on a connection of one's own, with the breaker's leave. Every command passes through here.
 
@@ -306,13 +325,13 @@ class Client:
             try:
                 connection = pool.take_idle() or await pool.open()
                 packed = payload()
-                sent_before = call is not None and call.maybe_sent
-                if call is not None:
+                sent_before = [call.maybe_sent for call in calls]
+                for call in calls:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
                 received = await connection.exchange(packed, replies, wait_s + self._settings.read_timeout)
-                if call is not None:
-                    call.maybe_sent = sent_before  # this attempt has its answer, be it an error
+                for call, sent in zip(calls, sent_before, strict=True):
+                    call.maybe_sent = sent  # this attempt has its answer, be it an error
             except TransportError as error:
                 permit.failure(trio.current_time())
                 self.errors[error_kind(error)] += 1

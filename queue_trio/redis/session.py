@@ -40,26 +40,36 @@ class Session:
 
         A call that is still unanswered is given up: whether it happened will never be known. Use `again` to know.
         """
-        self._doubtful = self._doubtful or (self.unanswered is not None and self.unanswered.maybe_sent)
-        self._seq += 1
-        self.unanswered = Call(script, keys, (self._seq, *args), self.on_trouble)
+        self.begin(script, keys, args)
         return await self.again()
 
     async def again(self) -> Any:
         """Ask for the unanswered call's reply. If it never happened, it happens now."""
-        call = self.unanswered
-        if call is None:
+        if self.unanswered is None:
             raise InternalError("no call is unanswered")
         try:
-            reply = await self.client.run(call)
-        except ServerError:
-            # An answer too: this attempt has changed nothing. Of an earlier one without a reply it says nothing.
-            self.refused_in_doubt = call.maybe_sent
-            self._doubtful = self._doubtful or call.maybe_sent
-            self.unanswered = None
-            raise
-        self._doubtful = self._doubtful or call.maybe_sent
+            reply = await self.client.run(self.unanswered)
+        except ServerError as error:
+            reply = error
+        return self.end(reply)
+
+    def begin(self, script: Script, keys: tuple[str, ...], args: Sequence[Any]) -> Call:
+        """A new call, for the caller to run; then `end` must be given its reply."""
+        self._doubtful = self._doubtful or (self.unanswered is not None and self.unanswered.maybe_sent)
+        self._seq += 1
+        self.unanswered = call = Call(script, keys, (self._seq, *args), self.on_trouble)
+        return call
+
+    def end(self, reply: Any) -> Any:
+        """The reply to the unanswered call; an error is raised."""
+        assert self.unanswered is not None
+        maybe_sent = self.unanswered.maybe_sent
+        self._doubtful = self._doubtful or maybe_sent
         self.unanswered = None
+        if isinstance(reply, ServerError):
+            # An answer too: this attempt has changed nothing. Of an earlier one without a reply it says nothing.
+            self.refused_in_doubt = maybe_sent
+            raise reply
         return reply
 
     @property

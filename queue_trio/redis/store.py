@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import trio
+from msgspec import structs
 
 from queue_trio.core.job import Claim, ClaimedJob, Enqueued, Lane, Verdict
 from queue_trio.core.store import MAX_BATCH, POISON, PROMOTE_LIMIT, Renewed, Swept
@@ -167,7 +168,14 @@ class RedisStore:
         return answers
 
     async def claim(
-        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+        self,
+        lane: Lane,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        order: Sequence[Priority],
+        outcomes: Sequence[Outcome] = (),
     ) -> Claim:
         calls = self._calls(lane)
         session = calls.claim_session
@@ -175,7 +183,17 @@ class RedisStore:
             # A claim was cancelled on its way and may hold jobs that nobody knows of: ask for those first.
             return _claim(await session.again())
         args = (worker, min(want, MAX_BATCH), lease_ms, PROMOTE_LIMIT, _ranks(tuple(order)))
-        return _claim(await session.call(calls.claim, calls.claim_keys, args))
+        if not outcomes or calls.settle_session.unanswered is not None:
+            return _claim(await session.call(calls.claim, calls.claim_keys, args))
+        keys, settle_args, positions = _settle_arguments(calls, outcomes)
+        settle = calls.settle_session.begin(calls.settle, keys, settle_args)
+        claim = session.begin(calls.claim, calls.claim_keys, args)
+        settled, claimed = await self.client.run_together((settle, claim))
+        try:
+            letters = calls.settle_session.end(settled)
+        finally:
+            jobs = session.end(claimed)  # if settling has failed, this was answered all the same
+        return structs.replace(_claim(jobs), accepted=_accepted(letters, positions))
 
     async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
         wakes = [self._calls(lane).keys["wake"] for lane in lanes]
@@ -223,32 +241,13 @@ class RedisStore:
         return accepted
 
     async def _settle(self, calls: _LaneCalls, outcomes: Sequence[Outcome]) -> list[bool]:
-        plain: list[str] = []
-        plain_at: list[int] = []
-        others: list[str | int | bytes] = []
-        others_at: list[int] = []
-        results: list[str] = []
-        for at, outcome in enumerate(outcomes):
-            if outcome.verdict is Verdict.DONE and not outcome.keep_ms:
-                plain += (outcome.id, outcome.token)
-                plain_at.append(at)
-            else:
-                others += (outcome.id, outcome.token, outcome.verdict.value)
-                others += (outcome.delay_ms, outcome.detail, outcome.keep_ms)
-                others_at.append(at)
-                if outcome.verdict is Verdict.DONE:
-                    results.append(calls.keys.result(outcome.id))
-        keys = (*calls.settle_keys, *results)
-        args = (len(plain_at), *plain, *others)
+        keys, args, positions = _settle_arguments(calls, outcomes)
         session, before = calls.settle_session, calls.settle_session.unanswered
         if before is not None and (before.keys, tuple(before.args[1:])) == (keys, args):
             reply = await session.again()  # the same outcomes, cancelled on their way: what became of them?
         else:
             reply = await session.call(calls.settle, keys, args)
-        accepted = [False] * len(outcomes)
-        for at, letter in zip(plain_at + others_at, reply, strict=True):
-            accepted[at] = letter == ord("a")
-        return accepted
+        return _accepted(reply, positions)
 
     async def renew(
         self, lane: Lane, *, worker: str, lease_ms: int, held: Sequence[tuple[str, str]]
@@ -313,6 +312,35 @@ class RedisStore:
 
     async def audit(self, lane: Lane, *, repair: bool = False) -> AuditReport:
         return await audit.audit(self.reads, self.keys(lane), repair=repair)
+
+
+def _settle_arguments(
+    calls: _LaneCalls, outcomes: Sequence[Outcome]
+) -> tuple[tuple[str, ...], tuple[Any, ...], list[int]]:
+    """Keys and arguments of the settle script, and for each letter of its answer the position of its outcome."""
+    plain: list[str] = []
+    plain_at: list[int] = []
+    others: list[str | int | bytes] = []
+    others_at: list[int] = []
+    results: list[str] = []
+    for at, outcome in enumerate(outcomes):
+        if outcome.verdict is Verdict.DONE and not outcome.keep_ms:
+            plain += (outcome.id, outcome.token)
+            plain_at.append(at)
+        else:
+            others += (outcome.id, outcome.token, outcome.verdict.value)
+            others += (outcome.delay_ms, outcome.detail, outcome.keep_ms)
+            others_at.append(at)
+            if outcome.verdict is Verdict.DONE:
+                results.append(calls.keys.result(outcome.id))
+    return (*calls.settle_keys, *results), (len(plain_at), *plain, *others), plain_at + others_at
+
+
+def _accepted(letters: bytes, positions: list[int]) -> list[bool]:
+    accepted = [False] * len(positions)
+    for at, letter in zip(positions, letters, strict=True):
+        accepted[at] = letter == ord("a")
+    return accepted
 
 
 def _claim(reply: list[Any]) -> Claim:

@@ -150,13 +150,20 @@ class Fetcher:
 
     async def _claim(self, lane: Lane, want: int) -> Claim:
         self._claim_begins(lane)
-        claim = await self._store.claim(
-            lane,
-            worker=self._worker,
-            want=want,
-            lease_ms=self._settings.lease_ms,
-            order=self._strategies[lane].order(),
-        )
+        accepted: list[bool] | None = None
+        outcomes = self._settler.take_along(lane)
+        try:
+            claim = await self._store.claim(
+                lane,
+                worker=self._worker,
+                want=want,
+                lease_ms=self._settings.lease_ms,
+                order=self._strategies[lane].order(),
+                outcomes=outcomes,
+            )
+            accepted = claim.accepted
+        finally:
+            self._settler.landed(lane, accepted)
         self._claim_answered(lane, claim)
         return claim
 

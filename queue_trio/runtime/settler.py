@@ -24,7 +24,11 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Settler:
-    """`on_settled(lane, outcome, accepted)` hears of every outcome once, when its fate is known."""
+    """`on_settled(lane, outcome, accepted)` hears of every outcome once, when its fate is known.
+
+    While a worker is busy its claims take outcomes along (`take_along`, then `landed`): one round trip for both. The
+    settler itself settles what no claim takes.
+    """
 
     def __init__(self, store: Store, *, spans: Spans | None = None) -> None:
         self._store = store
@@ -33,6 +37,9 @@ class Settler:
         self._work = trio.Event()
         self._progress = trio.Event()
         self._under_way: dict[Lane, list[Outcome]] = {}
+        self._settling: Lane | None = None
+        self._claimed: Lane | None = None
+        self._began_ns = 0
         self.backlog = 0
         self.on_settled: Callable[[Lane, Outcome, bool], None] = lambda lane, outcome, accepted: None
 
@@ -45,6 +52,28 @@ class Settler:
         self.backlog += 1
         self._work.set()
 
+    def take_along(self, lane: Lane) -> list[Outcome]:
+        """Outcomes for a claim of this lane that is about to be made. What ends meanwhile waits for the next one.
+
+        Call `landed` when the claim has its answer, or has none.
+        """
+        if lane in self._under_way and lane != self._settling:
+            return []  # cut off on its way: it is `run`'s to ask what became of it
+        self._claimed = lane
+        if lane == self._settling or not self._waiting.get(lane):
+            return []
+        if self._spans is not None:
+            self._began_ns = self._spans.now_ns()
+        return self._batch_of(lane)
+
+    def landed(self, lane: Lane, accepted: list[bool] | None) -> None:
+        """What the claim brought back; None if nothing went along, or nobody knows what became of it."""
+        self._claimed = None
+        if accepted is not None:
+            self._conclude(lane, accepted, self._began_ns)
+        if self.backlog:
+            self._work.set()
+
     async def wait_below(self, limit: int) -> None:
         """Return when fewer than `limit` outcomes wait."""
         while self.backlog >= limit:
@@ -55,24 +84,42 @@ class Settler:
         while True:
             await self._work.wait()
             self._work = trio.Event()
+            # What has ended has freed a slot as well: a claim that is made for it goes first, and takes this along.
+            await trio.lowlevel.checkpoint()
             await self.flush()
 
     async def flush(self) -> None:
-        """Settle everything that waits now. Cancelled half way, nothing is forgotten: it can be called again.
+        """Settle everything that waits now, but for what waits for a claim.
 
-        Then the same batch goes out again first, so that the store can tell what became of it.
+        Cancelled half way, nothing is forgotten: it can be called again. Then the same batch goes out again first, so
+        that the store can tell what became of it.
         """
-        while self.backlog:
-            # One batch of each lane in turn: no busy lane may keep the others waiting. A new lane may join meanwhile.
-            for lane, queue in list(self._waiting.items()):
-                if queue:
-                    await self._settle(lane, queue)
+        # One batch of each lane in turn: no busy lane may keep the others waiting. A new lane may join meanwhile.
+        while lanes := [lane for lane in self._waiting if self._due(lane)]:
+            for lane in lanes:
+                if self._due(lane):
+                    await self._settle(lane)
 
-    async def _settle(self, lane: Lane, queue: deque[Outcome]) -> None:
-        batch = self._under_way.setdefault(lane, _batch(queue))
+    def _due(self, lane: Lane) -> bool:
+        return lane != self._claimed and bool(self._waiting[lane])
+
+    async def _settle(self, lane: Lane) -> None:
+        self._settling = lane
         began_ns = 0 if self._spans is None else self._spans.now_ns()
-        accepted = await self._store.settle(lane, batch)
-        del self._under_way[lane]
+        try:
+            accepted = await self._store.settle(lane, self._batch_of(lane))
+        finally:
+            self._settling = None
+        self._conclude(lane, accepted, began_ns)
+
+    def _batch_of(self, lane: Lane) -> list[Outcome]:
+        batch = self._under_way.get(lane)
+        if batch is None:
+            batch = self._under_way[lane] = _batch(self._waiting[lane])
+        return batch
+
+    def _conclude(self, lane: Lane, accepted: list[bool], began_ns: int) -> None:
+        batch, queue = self._under_way.pop(lane), self._waiting[lane]
         if self._spans is not None:
             self._spans.settled(lane.queue, began_ns, batch, accepted)
         for outcome, yes in zip(batch, accepted, strict=True):

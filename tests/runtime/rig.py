@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from queue_trio.core.dequeue import Priority
-    from queue_trio.core.job import Claim
+    from queue_trio.core.job import Claim, Outcome
     from queue_trio.core.store import Renewed, Store
 
 LANE = Lane()
@@ -94,9 +94,20 @@ class WatchedStore(MemoryStore):
         return await super().enter(lane)
 
     async def claim(
-        self, lane: Lane, *, worker: str, want: int, lease_ms: int, order: Sequence[Priority]
+        self,
+        lane: Lane,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        order: Sequence[Priority],
+        outcomes: Sequence[Outcome] = (),
     ) -> Claim:
-        claim = await super().claim(lane, worker=worker, want=want, lease_ms=lease_ms, order=order)
+        claim = await super().claim(
+            lane, worker=worker, want=want, lease_ms=lease_ms, order=order, outcomes=outcomes
+        )
+        if outcomes:
+            self.batches.append(len(outcomes))
         self.wanted.append((lane, want, len(claim.jobs)))
         if claim.jobs:
             self.on_claimed()

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from queue_trio.core.dequeue import DEFAULT_WEIGHTS, Priority
-from queue_trio.core.job import Lane, NewJob, Outcome, Record, encode_record
+from queue_trio.core.job import Claim, Lane, NewJob, Outcome, Record, encode_record
 from queue_trio.core.settings import WorkerSettings
 from queue_trio.core.store import MAX_BATCH, Swept
 from queue_trio.runtime.counts import Counts
@@ -205,14 +205,17 @@ async def test_an_idle_worker_sleeps_until_the_next_job_is_due(autojump_clock: M
 
 async def test_no_claims_while_too_many_outcomes_wait(autojump_clock: MockClock) -> None:
     app, store = make_app(concurrency=MAX_BATCH), WatchedStore()
-    settle = store.settle
+    settle, claim = store.settle, store.claim
     answering = trio.Event()
 
     async def slow(lane: Lane, outcomes: Any) -> list[bool]:
         await answering.wait()
         return await settle(lane, outcomes)
 
-    store.settle = slow  # type: ignore[method-assign]
+    async def alone(lane: Lane, *, outcomes: Any = (), **options: Any) -> Claim:
+        return await claim(lane, **options)
+
+    store.settle, store.claim = slow, alone  # type: ignore[method-assign]
 
     @app.task
     async def work() -> None: ...
@@ -226,6 +229,39 @@ async def test_no_claims_while_too_many_outcomes_wait(autojump_clock: MockClock)
         answering.set()
         await at_rest(store, total)
         assert max(store.batches) == MAX_BATCH
+
+
+async def test_a_busy_worker_settles_with_its_claims_and_an_idle_one_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    app, store = make_app(concurrency=10), WatchedStore()
+    settle, claim, alone = store.settle, store.claim, []
+
+    async def settled(lane: Lane, outcomes: Any) -> list[bool]:
+        alone.append(trio.current_time())
+        await trio.sleep(0.001)
+        return await settle(lane, outcomes)
+
+    async def claimed(lane: Lane, **options: Any) -> Claim:
+        await trio.sleep(0.001)  # as a round trip does, and jobs that do nothing do not
+        return await claim(lane, **options)
+
+    store.settle, store.claim = settled, claimed  # type: ignore[method-assign]
+
+    @app.task
+    async def work(seconds: float = 0.0) -> None:
+        await trio.sleep(seconds)
+
+    async with working(app, store) as worker:
+        await app.open_client.enqueue_many([work.job() for _ in range(200)])
+        await at_rest(store, 200)
+        assert len(alone) <= 4
+        assert len(store.batches) >= 20
+        # With nothing more to claim nobody waits for a claim.
+        await work.enqueue(30.0)
+        await work.enqueue(1.0)
+        await trio.sleep(1.01)
+        assert worker.counts.completed == 201
 
 
 # --- settler ---------------------------------------------------------------------------------------------------------

@@ -131,6 +131,12 @@ async def _claim(world: World, _: Any) -> Any:
     return [(one.id, one.token, one.raw, one.tries) for one in (await world.claim(worker="v")).jobs]
 
 
+async def _claim_and_settle(world: World, jobs: Any) -> Any:
+    outcomes = [done(jobs[0]), retry(jobs[1]), done(jobs[1])]
+    claim = await world.claim(worker="v", outcomes=outcomes)
+    return claim.accepted, [(one.id, one.token, one.raw) for one in claim.jobs]
+
+
 async def _renew(world: World, jobs: Any) -> Any:
     held = [(jobs[0].id, jobs[0].token), ("gone", "v:9")]
     return await world.store.renew(world.lane, worker="v", lease_ms=HOUR_MS, held=held)
@@ -196,6 +202,12 @@ async def _ready(at: World) -> Any:
     await at.enqueue("a", "b", job("c", Priority.HIGH))
 
 
+async def _two_leased_one_ready(at: World) -> Any:
+    jobs = await _two_leased(at)
+    await at.enqueue("c")
+    return jobs
+
+
 async def _retried(at: World) -> Any:
     await at.enqueue("a")
     await at.settle(retry((await at.claim()).jobs[0]))
@@ -234,6 +246,8 @@ CALLS: dict[str, tuple[str, Callable[[World], Awaitable[Any]], Callable[[World, 
     "claim": ("claim", _ready, _claim),
     "claim of a retried job": ("claim", _retried, _claim),
     "claim of nothing": ("claim", _only_later, _claim),
+    "claim that takes outcomes along": ("settle", _two_leased_one_ready, _claim_and_settle),
+    "the claim behind outcomes": ("claim", _two_leased_one_ready, _claim_and_settle),
     "done": ("settle", _two_leased, _settling(done, done)),
     "retry": ("settle", _two_leased, _settling(retry, retry)),
     "dead": ("settle", _two_leased, _settling(dead, done)),
@@ -595,6 +609,21 @@ async def _calls_of(world: World, command: str) -> int:
     text: bytes = await world.client.ask("INFO", "commandstats")
     found = re.search(rf"cmdstat_{command}:calls=(\d+)".encode(), text)
     return int(found[1]) if found else 0
+
+
+async def test_what_a_cancelled_claim_took_along_is_asked_for_by_itself(relayed: Relayed) -> None:
+    await _load_scripts(relayed)
+    jobs = await _two_leased_one_ready(relayed.world)
+    outcomes = [done(jobs[0]), dead(jobs[1])]
+    relayed.relay.arm(scripts.load("claim").sha, Fault(Kind.HOLD_REPLY))
+    with trio.move_on_after(READ_TIMEOUT_S / 2) as scope:
+        await relayed.world.claim(worker="v", outcomes=outcomes)
+    assert scope.cancelled_caught
+    # The next claim asks for the jobs of the first, and takes nothing along: what became of that is not known.
+    claim = await relayed.world.claim(worker="v", outcomes=outcomes)
+    assert ([one.id for one in claim.jobs], claim.accepted) == (["c"], None)
+    assert await relayed.world.settle(*outcomes) == [True, True]
+    assert await relayed.direct.counts() == {"leased": 1, "dead": 1, "enqueued": 3, "completed": 1}
 
 
 async def test_callers_at_the_same_time_share_calls(relayed: Relayed) -> None:

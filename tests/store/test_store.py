@@ -137,6 +137,25 @@ async def test_higher_priorities_go_first_and_older_jobs_first_within_one(world:
     assert ids(await world.claim()) == ["n2", "l1", "l2"]
 
 
+async def test_a_claim_settles_first_what_goes_along_with_it(world: World) -> None:
+    await world.enqueue("a", "b", "c", "d")
+    a, b, c = (await world.claim(3)).jobs
+    foreign = Outcome(c.id, "w:99")
+    claim = await world.claim(outcomes=[done(a), release(b), foreign])
+    assert claim.accepted == [True, True, False]
+    assert ids(claim) == ["b", "d"]  # what was given back is at the front, and ready for the same call
+    assert await world.counts() == {"leased": 3, "enqueued": 4, "completed": 1}
+    assert (await world.claim()).accepted is None
+
+
+async def test_a_paused_queue_settles_what_a_claim_takes_along(world: World) -> None:
+    await world.enqueue("a", "b")
+    (a,) = (await world.claim(1)).jobs
+    await world.store.pause(world.lane, True)
+    claim = await world.claim(outcomes=[done(a)])
+    assert (claim.accepted, claim.jobs, claim.paused) == ([True], [], True)
+
+
 async def test_the_order_given_decides_which_priority_leads(world: World) -> None:
     await world.enqueue(job("n", NORMAL), job("c", CRITICAL), job("l", LOW), job("h", HIGH))
     assert ids(await world.claim(2, order=(LOW, CRITICAL, HIGH, NORMAL))) == ["l", "c"]

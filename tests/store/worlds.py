@@ -155,8 +155,11 @@ class World:
         worker: str = "w",
         lease_ms: int = HOUR_MS,
         order: Sequence[Priority] = PRIORITIES,
+        outcomes: Sequence[Outcome] = (),
     ) -> Claim:
-        return await self.store.claim(self.lane, worker=worker, want=want, lease_ms=lease_ms, order=order)
+        return await self.store.claim(
+            self.lane, worker=worker, want=want, lease_ms=lease_ms, order=order, outcomes=outcomes
+        )
 
     async def lose(self, want: int = 500, *, worker: str = "lost") -> list[ClaimedJob]:
         """Claim jobs whose leases have expired when this returns."""
