@@ -21,7 +21,7 @@ from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, Que
 from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from queue_trio.core.job import Enqueued, NewJob
     from queue_trio.redis.scripts import Script
@@ -29,27 +29,59 @@ if TYPE_CHECKING:
 
 
 class _Part:
-    """What one caller brought, and what became of it."""
+    """What one caller brought, and what became of it. `deadline`: on Trio's clock.
 
-    __slots__ = ("abandoned", "answers", "error", "impatience", "jobs", "leads", "size", "trouble", "wake")
+    `impatient`: the caller does not wait for the end of an outage. `over`: it waits no longer, and `trouble` is why, if
+    it is not the time.
+    """
 
-    def __init__(self, jobs: Sequence[NewJob]) -> None:
+    __slots__ = (
+        "abandoned",
+        "answers",
+        "deadline",
+        "error",
+        "impatient",
+        "jobs",
+        "leads",
+        "over",
+        "scope",
+        "size",
+        "trouble",
+        "wake",
+    )
+
+    def __init__(self, jobs: Sequence[NewJob], deadline: float, *, impatient: bool) -> None:
         self.jobs = jobs
         self.size = sum(len(job.record) for job in jobs)
+        self.deadline = deadline
+        self.impatient = impatient
         self.abandoned = False
         self.leads = False
+        self.over = False
+        self.scope: trio.CancelScope | None = None
+        """While it leads. Who follows has none of its own: see `Enqueuer._keep_watch`."""
         self.wake = trio.Event()
-        """Set when it is settled, or leads."""
+        """Set when a follower is settled, is to lead, is over, or is to keep watch."""
         self.answers: list[Enqueued] = []
         self.error: QueueTrioError | None = None
-        self.impatience: trio.CancelScope | None = None
-        """Of a caller who does not wait for the end of an outage: what ends its waiting."""
         self.trouble: CircuitOpen | None = None
-        """Why it was ended."""
 
     @property
     def settled(self) -> bool:
         return bool(self.answers) or self.error is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody may yet send it: it has no answer, and nobody has given it up."""
+        return not (self.answers or self.error is not None or self.over or self.abandoned)
+
+    def end(self) -> None:
+        """Let its caller go, without an answer."""
+        self.over = True
+        if self.scope is None:
+            self.wake.set()
+        else:
+            self.scope.cancel()
 
 
 class Enqueuer:
@@ -63,6 +95,7 @@ class Enqueuer:
         self._max_length = max_length
         self._led = False
         self._company = 1
+        self._watch: trio.CancelScope | None = None
         self._waiting: deque[_Part] = deque()
         self._under_way: list[_Part] = []
 
@@ -71,14 +104,16 @@ class Enqueuer:
 
         Within `Client.fail_fast` also CircuitOpen: nothing was queued.
         """
-        part = _Part(jobs)
         timeout_s = max(0.0, timeout_s)
+        impatient = self._session.client.failing_fast
+        part = _Part(jobs, trio.current_time() + timeout_s, impatient=impatient)
         self._waiting.append(part)
         try:
-            with trio.CancelScope(relative_deadline=timeout_s) as scope:
-                if self._session.client.failing_fast:
-                    part.impatience = scope
-                await self._take_part(part)
+            if self._led:
+                await self._follow(part)
+            else:
+                self._led = part.leads = True
+                await self._lead(part, gather=True)
         finally:
             if not part.settled:
                 self._withdraw(part)
@@ -104,14 +139,48 @@ class Enqueuer:
             f"Redis could not be reached within {round(timeout_s, 3):g} s{why}; nothing was queued"
         )
 
-    async def _take_part(self, part: _Part) -> None:
-        if self._led:
-            await part.wake.wait()
-        else:
-            self._led = part.leads = True
-            await self._gather()
-        while not part.settled:
-            await self._send()
+    async def _lead(self, part: _Part, *, gather: bool = False) -> None:
+        with trio.CancelScope(deadline=part.deadline) as part.scope:
+            if gather:
+                await self._gather()
+            while not part.settled:
+                await self._send()
+
+    async def _follow(self, part: _Part) -> None:
+        while part.waits and not part.leads:
+            if part.wake.is_set():
+                part.wake = trio.Event()
+            if self._watch is None:
+                await self._keep_watch(part)
+            else:
+                if part.deadline < self._watch.deadline:
+                    self._watch.deadline = part.deadline
+                await part.wake.wait()
+        if part.waits:
+            await self._lead(part)
+
+    async def _keep_watch(self, part: _Part) -> None:
+        """Follow, and see to it that nobody who follows waits for longer than it will.
+
+        One scope for all of them: it is the dearest thing in a call that is shared.
+        """
+        try:
+            with trio.CancelScope(deadline=min(one.deadline for one in self._followers())) as self._watch:
+                await part.wake.wait()
+        finally:
+            self._watch = None
+            now = trio.current_time()
+            others = [one for one in self._followers() if one is not part or one.deadline <= now]
+            for one in others:
+                if one.deadline <= now:
+                    one.end()
+            for one in others:
+                if one.waits:
+                    one.wake.set()  # to keep watch, as this one may be about to go
+                    break
+
+    def _followers(self) -> Iterator[_Part]:
+        return (part for part in chain(self._under_way, self._waiting) if part.waits and not part.leads)
 
     async def _gather(self) -> None:
         # Those who shared the last call have just been woken and may come again. Without waiting for them they would
@@ -122,18 +191,17 @@ class Enqueuer:
                 await trio.lowlevel.checkpoint()
 
     def _hand_over(self) -> None:
-        for part in chain(self._under_way, self._waiting):
-            if not part.settled and not part.abandoned:
-                part.leads = True
-                part.wake.set()
-                return
+        for part in self._followers():
+            part.leads = True
+            part.wake.set()
+            return
         self._led = False
 
     def _end_impatience(self, trouble: CircuitOpen) -> None:
         for part in (*self._under_way, *self._waiting):
-            if part.impatience is not None and not part.settled:
+            if part.impatient and part.waits:
                 part.trouble = trouble
-                part.impatience.cancel()
+                part.end()
 
     def _withdraw(self, part: _Part) -> None:
         """Take back what has not left this process. What has may happen, and can only be given up."""
@@ -163,6 +231,7 @@ class Enqueuer:
             for part in self._under_way:
                 part.error = failure
                 part.wake.set()
+            self._under_way = []
             return
         at = 0
         found = answers(reply)
@@ -170,6 +239,7 @@ class Enqueuer:
             part.answers = found[at : at + len(part.jobs)]
             at += len(part.jobs)
             part.wake.set()
+        self._under_way = []
 
     def _next_batch(self) -> list[_Part]:
         batch = [self._waiting.popleft()]

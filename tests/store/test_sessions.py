@@ -684,6 +684,41 @@ async def test_who_is_cancelled_while_it_waits_for_the_rest_hands_over(relayed: 
     assert await relayed.direct.counts() == {"ready normal": 4, "enqueued": 4}
 
 
+async def test_each_who_follows_waits_for_its_own_time_whoever_keeps_watch(relayed: Relayed) -> None:
+    await relayed.world.enqueue("warm")
+    relayed.relay.arm(scripts.load("enqueue").sha)
+    relayed.relay.gate = gate = trio.Event()
+    waited_s: dict[str, float] = {}
+    watcher = trio.CancelScope()
+
+    async def enqueue(name: str, timeout_s: float) -> None:
+        began = trio.current_time()
+        with pytest.raises(DeadlineExceeded, match="nothing was queued"):
+            await relayed.store.enqueue(LANE, [job(name)], timeout_s=timeout_s)
+        waited_s[name] = trio.current_time() - began
+
+    async def first_to_follow() -> None:
+        with watcher:
+            await relayed.store.enqueue(LANE, [job("watcher")], timeout_s=10)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relayed.world.enqueue, "leader")
+        await relayed.relay.arrived.wait()
+        nursery.start_soon(first_to_follow)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(enqueue, "long", 0.12)
+        nursery.start_soon(enqueue, "short", 0.04)
+        nursery.start_soon(enqueue, "no time", 0.0)
+        await trio.sleep(0.02)
+        watcher.cancel()
+        nursery.start_soon(enqueue, "late", 0.04)
+        await trio.sleep(0.15)
+        gate.set()
+    assert watcher.cancelled_caught
+    assert waited_s == pytest.approx({"long": 0.12, "short": 0.04, "no time": 0.0, "late": 0.04}, abs=0.03)
+    assert await relayed.direct.counts() == {"ready normal": 2, "enqueued": 2}
+
+
 async def _crowd(relayed: Relayed, leader: trio.CancelScope) -> dict[str, list[Enqueued]]:
     """A first call that is held up by the relay, and three callers behind it who make one batch; `leader` is the scope
     of the one who sends that batch, cancelled when the batch has arrived."""
