@@ -1,7 +1,7 @@
 """queue_trio, the same way as its peers: one worker process with its HTTP server, so that everything is measured.
 
 Leases, timeouts, metrics and the stall watchdog are on, tracing is off, as by default. Concurrency and threads are as
-ordered.
+ordered. The heap is frozen as the command line does it for a worker.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from bench.peers.harness import LEDGER, Order, level
 from bench.peers.trio_ways import enqueue_on_trio, run_on_trio
 from queue_trio import App
+from queue_trio.cli.worker import freeze_heap
 from queue_trio.core.settings import HttpSettings, RedisSettings, Settings, WorkerSettings
 from queue_trio.ops.service import open_http
 from queue_trio.runtime.worker import Worker
@@ -48,7 +49,9 @@ def _declare(order: Order) -> App:
 
 def work(order: Order) -> None:
     worker = Worker(_declare(order))
-    trio.run(_work, worker, open_http(worker))
+    http = open_http(worker)
+    freeze_heap()
+    trio.run(_work, worker, http)
 
 
 async def _work(worker: Worker, http: HttpServer | None) -> None:
@@ -80,4 +83,5 @@ async def _enqueue(order: Order) -> None:
             await client.enqueue_many([made(number) for number in numbers])
 
         await client.connect()
+        freeze_heap()  # docs/tuning.md, "Some jobs start tens of milliseconds late"
         await enqueue_on_trio(order, send, send_many)

@@ -121,12 +121,15 @@ def produce_and_work(
 
     import trio
 
+    from queue_trio.cli.worker import freeze_heap
     from queue_trio.ops.service import open_http
     from queue_trio.runtime.worker import Worker
 
     run = _Run(app, task, folder, watch=watch, rate=rate)
     worker = Worker(app)
-    trio.run(run.produce_and_work, worker, open_http(worker))
+    http = open_http(worker)
+    freeze_heap()
+    trio.run(run.produce_and_work, worker, http)
     write(_summary(run.counts))
     return EXIT_OK
 

@@ -84,6 +84,19 @@ async def test_it_runs_a_job_and_drains_on_sigterm(project: Path, redis_url: str
     assert "Traceback" not in log
 
 
+async def test_the_collector_does_not_look_at_what_was_imported(project: Path, redis_url: str) -> None:
+    more = "\n\n@app.task\nasync def frozen(path: str) -> None:\n    import gc\n"
+    more += "    Path(path).write_text(f'{gc.get_freeze_count()} {len(gc.get_objects())}')\n"
+    (project / "tasks.py").write_text((project / "tasks.py").read_text() + more)
+    async with running(project, redis_url) as worker:
+        await call(project, redis_url, "enqueue", "tasks:app", "frozen", "path=count")
+        await eventually(lambda: (project / "count").exists() and (project / "count").read_text().count(" "))
+        assert await worker.end() == 0
+    frozen, seen = map(int, (project / "count").read_text().split())
+    assert frozen > 50_000
+    assert seen < frozen / 10
+
+
 @pytest.mark.leaves_keys("the job given back is the point")
 async def test_a_second_signal_cancels_and_gives_the_job_back(project: Path, redis_url: str) -> None:
     job_id = (await call(project, redis_url, "enqueue", "tasks:app", "hang", "path=started")).strip()
