@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from queue_trio.core.job import NewJob
     from queue_trio.errors import QueueTrioError
 
-MAX_CALL_BYTES: Final = 4 * 1024 * 1024
+MAX_CALL_BYTES: Final = 1024 * 1024
 """Record bytes per call, roughly: one call must not block the server for long. A single larger record goes alone."""
 
 _ANSWERS: Final = {ord("c"): Enqueued.CREATED, ord("d"): Enqueued.DUPLICATE, ord("r"): Enqueued.REFUSED}
