@@ -21,8 +21,6 @@ MAX_CALL_BYTES: Final = 1024 * 1024
 """Record bytes per call, roughly: one call must not block the server for long. A single larger record goes alone."""
 
 _ANSWERS: Final = {ord("c"): Enqueued.CREATED, ord("d"): Enqueued.DUPLICATE, ord("r"): Enqueued.REFUSED}
-
-
 _RANKS: Final = {priority: str(priority.rank) for priority in Priority}
 
 
