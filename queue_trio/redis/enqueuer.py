@@ -119,6 +119,7 @@ class Enqueuer:
                 self._withdraw(part)
             if part.leads:
                 self._hand_over()
+            self._appoint()
         if part.error is not None:
             raise twin(part.error) from part.error
         if part.settled:
@@ -157,6 +158,7 @@ class Enqueuer:
                     self._watch.deadline = part.deadline
                 await part.wake.wait()
         if part.waits:
+            self._appoint()
             await self._lead(part)
 
     async def _keep_watch(self, part: _Part) -> None:
@@ -170,14 +172,16 @@ class Enqueuer:
         finally:
             self._watch = None
             now = trio.current_time()
-            others = [one for one in self._followers() if one is not part or one.deadline <= now]
-            for one in others:
+            for one in list(self._followers()):
                 if one.deadline <= now:
                     one.end()
-            for one in others:
-                if one.waits:
-                    one.wake.set()  # to keep watch, as this one may be about to go
-                    break
+
+    def _appoint(self) -> None:
+        # Whoever stops to follow sees to it that somebody keeps watch: also one who was woken for that and now goes.
+        if self._watch is None:
+            for part in self._followers():
+                part.wake.set()
+                return
 
     def _followers(self) -> Iterator[_Part]:
         return (part for part in chain(self._under_way, self._waiting) if part.waits and not part.leads)

@@ -7,7 +7,7 @@ behind must be the same, byte by byte but for times.
 from __future__ import annotations
 
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -717,6 +717,48 @@ async def test_each_who_follows_waits_for_its_own_time_whoever_keeps_watch(relay
     assert watcher.cancelled_caught
     assert waited_s == pytest.approx({"long": 0.12, "short": 0.04, "no time": 0.0, "late": 0.04}, abs=0.03)
     assert await relayed.direct.counts() == {"ready normal": 2, "enqueued": 2}
+
+
+@pytest.mark.parametrize("how", ["cancelled", "out of time"])
+async def test_the_watch_is_passed_on_when_several_go_at_once(relayed: Relayed, how: str) -> None:
+    """In either order: whoever was woken to keep watch may be going, too, or be the one to lead next."""
+    await relayed.world.enqueue("warm")
+    relayed.relay.arm(scripts.load("enqueue").sha)
+    for turn in range(6):
+        relayed.relay.gate, relayed.relay.arrived = trio.Event(), trio.Event()
+        waited_s: list[float] = []
+        going = trio.CancelScope()
+        cut = how == "cancelled"
+
+        async def enqueue(name: str, timeout_s: float, *, turn: int = turn) -> None:
+            with suppress(DeadlineExceeded, OutcomeUnknown):
+                await relayed.store.enqueue(LANE, [job(f"{name} {turn}")], timeout_s=timeout_s)
+
+        async def two(*, going: trio.CancelScope = going, cut: bool = cut) -> None:
+            with going:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(enqueue, "watcher", 10 if cut else 0.05)
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(enqueue, "next", 10)
+
+        async def last(*, waited_s: list[float] = waited_s) -> None:
+            began = trio.current_time()
+            await enqueue("last", 0.1)
+            waited_s.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enqueue, "leader", 10 if cut else 0.05)
+            await relayed.relay.arrived.wait()
+            nursery.start_soon(two)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            nursery.start_soon(last)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            if cut:
+                going.cancel()
+            await trio.sleep(0.16)
+            assert waited_s == [pytest.approx(0.1, abs=0.04)]
+            relayed.relay.gate.set()
+            going.cancel()
 
 
 async def _crowd(relayed: Relayed, leader: trio.CancelScope) -> dict[str, list[Enqueued]]:

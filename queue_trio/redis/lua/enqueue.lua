@@ -25,7 +25,7 @@ local remembers = redis.call('EXISTS', UNIQUE) == 1
 local ids = {}
 for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
 -- One look and one write for all jobs: a call from Lua costs more than what it does.
-local there = redis.call('HMGET', JOB, unpack(ids))
+local there = #ids > 0 and redis.call('HMGET', JOB, unpack(ids)) or {}
 
 local now = now_ms()
 local answers, created, mine = {}, 0, {}
