@@ -24,6 +24,7 @@ from queue_trio.errors import (
     InfrastructureError,
     NotSent,
     OutcomeUnknown,
+    ServerError,
     ServerNotReady,
     ServerRefused,
 )
@@ -189,10 +190,10 @@ class RedisStore:
         settle = calls.settle_session.begin(calls.settle, keys, settle_args)
         claim = session.begin(calls.claim, calls.claim_keys, args)
         settled, claimed = await self.client.run_together((settle, claim))
-        try:
-            letters = calls.settle_session.end(settled)
-        finally:
-            jobs = session.end(claimed)  # if settling has failed, this was answered all the same
+        for reply in (settled, claimed):
+            if isinstance(reply, ServerError):
+                raise reply  # both stay unanswered: what the other did can be asked for, by its number
+        letters, jobs = calls.settle_session.end(settled), session.end(claimed)
         return structs.replace(_claim(jobs), accepted=_accepted(letters, positions))
 
     async def wait(self, lanes: Sequence[Lane], *, timeout_s: float) -> None:
