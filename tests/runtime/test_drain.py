@@ -233,6 +233,13 @@ async def test_an_error_nobody_can_wait_out_ends_the_worker_and_comes_out_as_its
         raise ServerUnusable("WRONGPASS", "the password has been changed")
 
     setattr(store, service, fail)
+    if service == "settle":  # a claim that takes outcomes along settles them, too
+        claim = store.claim
+
+        async def fail_to_settle(*args: Any, **options: Any) -> Claim:
+            return await (fail if options.get("outcomes") else claim)(*args, **options)
+
+        store.claim = fail_to_settle  # type: ignore[method-assign]
 
     @app.task
     async def work() -> None: ...
