@@ -14,13 +14,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 import msgspec
 
 from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
-from queue_trio.core.job import check_id, check_queue, new_id
+from queue_trio.core.job import RECORD_VERSION, Frame, Lane, Record, check_id, check_queue, new_id
 from queue_trio.core.limiter import LimitMode, RateLimit, WhenDown
 from queue_trio.errors import NoClient, UsageError
 from queue_trio.signature import Signature
@@ -68,6 +79,28 @@ class Options:
         for header in self.headers.items():
             if not all(map(_is_text, header)):
                 raise UsageError(f"headers: {header!r}: names and values must be text")
+
+    def record(
+        self, task: str, arguments: bytes = b"{}", *, enqueued_ms: int = 0, traceparent: str | None = None
+    ) -> Record:
+        """The record of a job with these options."""
+        return Record(
+            v=RECORD_VERSION,
+            task=task,
+            args=msgspec.Raw(arguments),
+            priority=self.priority,
+            enqueued_ms=enqueued_ms,
+            delay_ms=round(self.delay * 1000),
+            timeout_ms=_ms(self.timeout),
+            max_retries=self.max_retries,
+            keep_result_ms=_ms(self.keep_result),
+            traceparent=traceparent,
+            headers=self.headers or None,
+        )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _check_seconds(name: str, value: object, *, least: float) -> None:
@@ -122,6 +155,24 @@ class Job(msgspec.Struct, frozen=True):
         return Job(self.task, self.id if id is None else check_id(id), self.arguments, chosen)
 
 
+_ENTROPY: Final[list[str]] = []
+"""For ids, from the system, as many digits as `new_id` takes: asking for each anew would take longer than the id.
+
+A list's `pop` is atomic: no two threads get the same.
+"""
+
+# A forked process must not go on with its parent's: both would make the same ids in the same millisecond, and the queue
+# would take one's job for the other's duplicate.
+os.register_at_fork(after_in_child=_ENTROPY.clear)
+
+
+def _more_entropy() -> str:
+    text = os.urandom(950).hex()
+    first, *others = (text[at : at + 19] for at in range(0, len(text), 19))
+    _ENTROPY.extend(others)
+    return first
+
+
 class Task(Generic[P, R]):
     """A declared function. `run_in`: "trio" for async functions, "thread" or "process" for others."""
 
@@ -142,6 +193,9 @@ class Task(Generic[P, R]):
         self.name = name
         self.queue = queue
         self.defaults = defaults
+        self.frame = Frame(defaults.record(name))
+        """Of jobs for which nothing else is chosen."""
+        self.lane = Lane(queue)
         self.run_in: RunIn = run_in
         self.retry_base = retry_base
         self.rate_limit = rate_limit
@@ -161,9 +215,11 @@ class Task(Generic[P, R]):
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """A job that will call the function with these arguments. Raises InvalidArguments."""
-        # The system's entropy, because a forked process goes on with a copy of any generator's state: parent and child
-        # would make the same ids in the same millisecond, and the queue would take one's job for the other's duplicate.
-        job_id = new_id(time.time_ns() // 1_000_000, os.urandom(10))
+        try:
+            entropy = _ENTROPY.pop()
+        except IndexError:
+            entropy = _more_entropy()
+        job_id = new_id(time.time_ns() // 1_000_000, entropy)
         return Job(self, job_id, self.signature.encode(args, kwargs), self.defaults)
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:

@@ -132,7 +132,7 @@ class Intake:
             replies = await self._port.put(lane, piece, deadline, fail_fast=self._terms.fail_fast)
             for position, reply in zip(rest.positions[start:end], replies, strict=True):
                 self._answers[position] = reply
-                self._taken += reply is not Enqueued.REFUSED
+            self._taken += len(replies) - replies.count(Enqueued.REFUSED)
             if self._terms.wait_for_room:
                 if not rest.settle(end, replies):
                     return

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, get_args
 
-import msgspec
-
-from queue_trio.core.job import RECORD_VERSION, Enqueued, Lane, NewJob, Record, encode_record
+from queue_trio.core.job import Enqueued, NewJob, encode_record
 from queue_trio.errors import NoResult, OutcomeUnknown, PayloadTooLarge, QueueFull, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from queue_trio.app import Job
+    from queue_trio.core.job import Lane
     from queue_trio.core.settings import ClientSettings
 
 OnOutage: TypeAlias = Literal["wait", "fail"]
@@ -79,10 +78,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"{name}={value!r}: choose one of {', '.join(choices)}")
 
 
-def _ms(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
-
-
 def prepare(
     job: Job, *, now_ms: int, max_payload: int, traceparent: str | None = None
 ) -> tuple[Lane, NewJob]:
@@ -91,34 +86,22 @@ def prepare(
     `now_ms`: wall clock, for measurements. `traceparent`: W3C trace context of whoever enqueues.
     """
     try:
-        chosen = job.chosen
+        task, chosen = job.task, job.chosen
     except AttributeError:
         name = getattr(job, "__name__", "task")
         raise UsageError(f"enqueue takes a job, not {job!r}: {name}.job(...) makes one") from None
-    delay_ms = round(chosen.delay * 1000)
-    record = encode_record(
-        Record(
-            v=RECORD_VERSION,
-            task=job.task.name,
-            args=msgspec.Raw(job.arguments),
-            priority=chosen.priority,
-            enqueued_ms=now_ms,
-            delay_ms=delay_ms,
-            timeout_ms=_ms(chosen.timeout),
-            max_retries=chosen.max_retries,
-            keep_result_ms=_ms(chosen.keep_result),
-            traceparent=traceparent,
-            headers=chosen.headers or None,
-        )
-    )
-    if len(record) > max_payload:
+    if chosen is task.defaults and traceparent is None:
+        new = NewJob(job.id, task.frame.encode(job.arguments, now_ms), chosen.priority)
+    else:
+        record = chosen.record(task.name, job.arguments, enqueued_ms=now_ms, traceparent=traceparent)
+        unique_ms = round(chosen.unique_for * 1000)
+        new = NewJob(job.id, encode_record(record), record.priority, record.delay_ms, unique_ms)
+    if len(new.record) > max_payload:
         raise PayloadTooLarge(
-            f"task {job.task.name}: the job's record is {len(record)} bytes, more than client.max_payload "
+            f"task {task.name}: the job's record is {len(new.record)} bytes, more than client.max_payload "
             f"({max_payload}); store the data elsewhere and pass a reference to it"
         )
-    return Lane(job.task.queue), NewJob(
-        job.id, record, chosen.priority, delay_ms, round(chosen.unique_for * 1000)
-    )
+    return task.lane, new
 
 
 def prepare_many(
@@ -129,10 +112,15 @@ def prepare_many(
     `traceparents`: one for each job.
     """
     by_lane: dict[Lane, tuple[list[int], list[NewJob]]] = {}
+    lane: Lane | None = None
+    positions: list[int] = []
+    batch: list[NewJob] = []
     for at, job in enumerate(jobs):
         traceparent = None if traceparents is None else traceparents[at]
-        lane, new = prepare(job, now_ms=now_ms, max_payload=max_payload, traceparent=traceparent)
-        positions, batch = by_lane.setdefault(lane, ([], []))
+        where, new = prepare(job, now_ms=now_ms, max_payload=max_payload, traceparent=traceparent)
+        if where is not lane:  # mostly it is that of the job before
+            lane = where
+            positions, batch = by_lane.setdefault(lane, ([], []))
         positions.append(at)
         batch.append(new)
     return by_lane
@@ -140,8 +128,8 @@ def prepare_many(
 
 def conclude(jobs: Sequence[Job], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
     """One id per job. Raises QueueFull, naming those that did get in, if any was refused."""
-    ids = [job_id(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
-    refused = sum(answer is Enqueued.REFUSED for answer in answers)
+    ids = list(map(job_id, [job.id for job in jobs], answers))
+    refused = answers.count(Enqueued.REFUSED)
     if refused:
         accepted = tuple(
             one for one, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED

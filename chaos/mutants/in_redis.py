@@ -156,7 +156,7 @@ end
         if call is not None and call.maybe_sent:
             now_ms = time.time_ns() // 1_000_000
             for part in self._under_way:
-                part.jobs = [replace(job, id=new_id(now_ms, os.urandom(10))) for job in part.jobs]
+                part.jobs = [replace(job, id=new_id(now_ms, os.urandom(10).hex())) for job in part.jobs]
             self._session._seq += 1
             call.args = (self._session._seq, *self._arguments())
         for part in (*self._under_way, *self._waiting):

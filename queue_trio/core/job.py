@@ -25,6 +25,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import structs
 
 from queue_trio.core.dequeue import Priority
 from queue_trio.errors import InternalError, UsageError
@@ -121,11 +122,14 @@ _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abc
 """A random digit with its upper two bits fixed, as every UUID has it there."""
 
 
-def new_id(now_ms: int, entropy: bytes) -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and ten random bytes; sorts by time."""
-    # Cut from one piece of text: arithmetic on numbers of 128 bits takes twice as long, and every job needs one.
-    text = ((now_ms & 0xFFFF_FFFF_FFFF).to_bytes(6, "big") + entropy).hex()
-    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
+def new_id(now_ms: int, entropy: str) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) from milliseconds since the epoch and 19 random digits; sorts by time.
+
+    `entropy`: lower-case hexadecimal digits.
+    """
+    # Cut from text: arithmetic on numbers of 128 bits takes twice as long, and every job needs one.
+    time = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}"
+    return f"{time[:8]}-{time[8:]}-7{entropy[:3]}-{_VARIANT[entropy[3]]}{entropy[4:7]}-{entropy[7:19]}"
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -159,6 +163,25 @@ _decode = msgspec.json.Decoder(Record).decode
 def encode_record(record: Record) -> bytes:
     """The record as UTF-8 JSON."""
     return _encode(record)
+
+
+class Frame:
+    """The records of jobs that differ in arguments and time alone, made in a third of the time.
+
+    `record`: one of them, without a text that a user chose but the task's name.
+    """
+
+    __slots__ = ("_after", "_before", "_between")
+
+    def __init__(self, record: Record) -> None:
+        # Neither mark occurs elsewhere: JSON escapes a zero byte, and nothing else in a record is negative.
+        marked = encode_record(structs.replace(record, args=msgspec.Raw(b"\0"), enqueued_ms=-1))
+        self._before, rest = marked.split(b"\0")
+        self._between, self._after = rest.split(b"-1")
+
+    def encode(self, arguments: bytes, enqueued_ms: int) -> bytes:
+        """As `encode_record` does."""
+        return b"%b%b%b%d%b" % (self._before, arguments, self._between, enqueued_ms, self._after)
 
 
 def decode_record(raw: bytes | None) -> Record:
