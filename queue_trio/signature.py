@@ -127,7 +127,7 @@ class Signature:
         if self._plain:
             try:
                 return _PLAIN.encode(checked)  # the same text in a fifth of the time
-            except (TypeError, UnicodeEncodeError):
+            except (TypeError, ValueError):
                 pass  # pydantic can write it, or knows what is wrong with it
         return self._to_json(checked, warnings="error")
 

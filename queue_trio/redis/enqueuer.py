@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from queue_trio.core.job import Enqueued, NewJob
     from queue_trio.redis.scripts import Script
     from queue_trio.redis.session import Session
+
+CROWD: Final = 16
+"""Of so many callers only half go along with a call. For fewer, a second call costs more than it hides."""
 
 
 class _Part:
@@ -94,7 +97,8 @@ class Enqueuer:
         self._keys = keys
         self._max_length = max_length
         self._led = False
-        self._company = 1
+        self._crowd = 0
+        """How many were there when the last call was answered: who had shared it may come again."""
         self._watch: trio.CancelScope | None = None
         self._waiting: deque[_Part] = deque()
         self._under_way: list[_Part] = []
@@ -118,7 +122,7 @@ class Enqueuer:
             if not part.settled:
                 self._withdraw(part)
             if part.leads:
-                self._hand_over()
+                self._hand_over(part)
             self._appoint()
         if part.error is not None:
             raise twin(part.error) from part.error
@@ -140,12 +144,19 @@ class Enqueuer:
             f"Redis could not be reached within {round(timeout_s, 3):g} s{why}; nothing was queued"
         )
 
-    async def _lead(self, part: _Part, *, gather: bool = False) -> None:
+    async def _lead(self, part: _Part, *, gather: bool) -> None:
         with trio.CancelScope(deadline=part.deadline) as part.scope:
             if gather:
                 await self._gather()
-            while not part.settled:
-                await self._send()
+            leads = True
+            while leads:
+                answered = await self._send()
+                leads = not part.settled
+                if not leads and self._hand_over(part) and self._crowd >= CROWD:
+                    # The next call leaves before those of this one run on: the server works while they do.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                for one in answered:
+                    one.wake.set()
 
     async def _follow(self, part: _Part) -> None:
         while part.waits and not part.leads:
@@ -159,7 +170,7 @@ class Enqueuer:
                 await part.wake.wait()
         if part.waits:
             self._appoint()
-            await self._lead(part)
+            await self._lead(part, gather=self._crowd < CROWD)
 
     async def _keep_watch(self, part: _Part) -> None:
         """Follow, and see to it that nobody who follows waits for longer than it will.
@@ -191,15 +202,18 @@ class Enqueuer:
         # share the next call without this part, and every second call would carry a single one. Two turns of the event
         # loop, because within one Trio runs tasks in any order. Nobody waits who comes alone.
         for _ in range(2):
-            if len(self._waiting) < self._company:
+            if len(self._waiting) < self._crowd:
                 await trio.lowlevel.checkpoint()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, leader: _Part) -> bool:
+        """Whether there is somebody who leads now."""
+        leader.leads = False
         for part in self._followers():
             part.leads = True
             part.wake.set()
-            return
+            return True
         self._led = False
+        return False
 
     def _end_impatience(self, trouble: CircuitOpen) -> None:
         for part in (*self._under_way, *self._waiting):
@@ -220,8 +234,8 @@ class Enqueuer:
         self._under_way.remove(part)
         call.args = (call.args[0], *self._arguments())
 
-    async def _send(self) -> None:
-        """Send one call and hand out its answers."""
+    async def _send(self) -> list[_Part]:
+        """Send one call and hand out its answers. Returns the parts that have theirs, still to be woken."""
         try:
             if self._session.unanswered is not None and not all(part.abandoned for part in self._under_way):
                 reply = await self._session.again()
@@ -234,27 +248,28 @@ class Enqueuer:
                 failure = OutcomeUnknown(f"an attempt had no reply, and then the server refused: {error}")
             for part in self._under_way:
                 part.error = failure
-                part.wake.set()
-            self._under_way = []
-            return
-        at = 0
-        found = answers(reply)
-        for part in self._under_way:
-            part.answers = found[at : at + len(part.jobs)]
-            at += len(part.jobs)
-            part.wake.set()
-        self._under_way = []
+        else:
+            at = 0
+            found = answers(reply)
+            for part in self._under_way:
+                part.answers = found[at : at + len(part.jobs)]
+                at += len(part.jobs)
+        answered, self._under_way = self._under_way, []
+        self._crowd = len(answered) + len(self._waiting)
+        return answered
 
     def _next_batch(self) -> list[_Part]:
+        # Of a crowd that comes again and again half goes along: while the server works on it, the other half runs.
+        crowd = max(self._crowd, len(self._waiting))
+        parts_max = crowd if crowd < CROWD else (crowd + 1) // 2
         batch = [self._waiting.popleft()]
         count, size = len(batch[0].jobs), batch[0].size
-        while self._waiting:
+        while self._waiting and len(batch) < parts_max:
             part = self._waiting[0]
             count, size = count + len(part.jobs), size + part.size
             if count > MAX_BATCH or size > MAX_CALL_BYTES:
                 break
             batch.append(self._waiting.popleft())
-        self._company = len(batch)
         return batch
 
     def _arguments(self) -> list[str | int | bytes]:

@@ -7,6 +7,7 @@ behind must be the same, byte by byte but for times.
 from __future__ import annotations
 
 import re
+import statistics
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -660,6 +661,30 @@ async def test_callers_who_come_again_and_again_share_every_call(relayed: Relaye
             nursery.start_soon(enqueue, number)
     assert await _calls_of(relayed.direct, "evalsha") - before <= 22
     assert await relayed.direct.counts() == {"ready normal": 160, "enqueued": 160}
+
+
+async def test_half_of_a_crowd_goes_along_with_each_call(relayed: Relayed) -> None:
+    """So that they take turns with the server, instead of waiting for each other."""
+    await _load_scripts(relayed)
+    under_way = 0
+    met: list[int] = []
+
+    async def enqueue(number: int) -> None:
+        nonlocal under_way
+        for again in range(20):
+            met.append(under_way)
+            under_way += 1
+            assert await relayed.world.enqueue(f"{number}.{again}") == [Enqueued.CREATED]
+            under_way -= 1
+
+    before = await _calls_of(relayed.direct, "evalsha")
+    async with trio.open_nursery() as nursery:
+        for number in range(32):
+            nursery.start_soon(enqueue, number)
+    assert 40 <= await _calls_of(relayed.direct, "evalsha") - before <= 48
+    # Whoever comes again finds that the other half waits already.
+    assert statistics.median(met) >= 16
+    assert await relayed.direct.counts() == {"ready normal": 640, "enqueued": 640}
 
 
 async def test_who_is_cancelled_while_it_waits_for_the_rest_hands_over(relayed: Relayed) -> None:
