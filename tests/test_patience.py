@@ -583,7 +583,7 @@ async def test_full_until_the_end_it_says_what_got_in(kind: str, redis_url: str)
         assert 0.3 <= time.monotonic() - began < 3
         assert caught.value.accepted == (jobs[0].id, jobs[1].id, jobs[4].id)
         with pytest.raises(QueueFull):
-            await client.enqueue(note.job(), timeout=0.1)
+            await client.enqueue(note.job(), timeout=0.3)
         began = time.monotonic()
         with pytest.raises(QueueFull):
             await client.enqueue(note.job(), on_full="refuse")
