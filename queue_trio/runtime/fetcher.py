@@ -90,13 +90,14 @@ class Fetcher:
         """Claim until stopped."""
         self.consuming_since = trio.current_time()
         while not self.stopping():
-            with trio.CancelScope() as self._waiting:
-                self._does("waiting for a slot", math.inf)
-                await self._executor.wait_for_slot()
-                self._does("waiting for outcomes to be settled")
-                await self._settler.wait_below(self._backlog_max)
-            if self.stopping():
-                break
+            if self._executor.free <= 0 or self._settler.backlog >= self._backlog_max:
+                with trio.CancelScope() as self._waiting:
+                    self._does("waiting for a slot", math.inf)
+                    await self._executor.wait_for_slot()
+                    self._does("waiting for outcomes to be settled")
+                    await self._settler.wait_below(self._backlog_max)
+                if self.stopping():
+                    break
             pause_s = 0.0
             with trio.CancelScope() as self._claiming:
                 pause_s = await self._looped_round() if self._looped else await self._round()
