@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 NO_ARGUMENTS = b"{}"
 
 _LONG = 4000
-"""Arguments of more bytes are read back at once: a number of over 4300 digits can be written, but not be read."""
+"""What pydantic has written is read back at once if it has more bytes: it writes numbers of over 4300 digits, but does
+not read them."""
 
 
 _CONFIG: CoreConfig = {
@@ -106,10 +107,7 @@ class Signature:
         else:
             named = kwargs
         try:
-            raw = self._write(self._validate(named))
-            if len(raw) > _LONG:
-                self._validate_json(raw)
-            return raw
+            return self._write(self._validate(named))
         except ValidationError as error:
             raise InvalidArguments(self._explain(error)) from None
         except (PydanticSerializationError, UnicodeEncodeError) as error:
@@ -129,7 +127,10 @@ class Signature:
                 return _PLAIN.encode(checked)  # the same text in a fifth of the time
             except (TypeError, ValueError):
                 pass  # pydantic can write it, or knows what is wrong with it
-        return self._to_json(checked, warnings="error")
+        raw = self._to_json(checked, warnings="error")
+        if len(raw) > _LONG:
+            self._validate_json(raw)
+        return raw
 
     def _culprit(self, named: dict[str, Any]) -> str:
         for name, value in named.items():

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainSerializer
 
 from queue_trio.context import JobContext
 from queue_trio.errors import InvalidArguments, UsageError
@@ -210,6 +210,9 @@ VALUES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (set[int], st.sets(st.integers())),
     (frozenset[str], st.frozensets(st.text())),
     (list[bytes | None], st.lists(st.binary() | st.none())),
+    (list[list[str]], st.lists(st.lists(st.text()))),
+    (int | None, st.integers() | st.none()),
+    (list[bool], st.lists(st.booleans())),
     (dict[str, list[float]], st.dictionaries(st.text(), st.lists(st.floats(allow_nan=False)))),
     (dict[int, Color], st.dictionaries(st.integers(), st.sampled_from(Color))),
     (int | float, st.integers() | st.floats(allow_nan=False)),
@@ -260,6 +263,28 @@ def test_nan_and_infinity_do_not_become_null(hint: Any) -> None:
         raw = signature.encode((value,), {})
         assert b"null" not in raw
         assert repr(signature.decode(raw)["value"]) == repr(value)
+
+
+@settings(deadline=None)
+@given(st.integers(), st.text(), st.booleans(), st.none() | st.lists(st.integers()))
+def test_plain_arguments_are_written_as_pydantic_would(a: int, b: str, c: bool, d: list[int] | None) -> None:
+    def plain(a: int, b: str, c: bool, d: list[int] | None = None) -> None: ...
+    def other(a: int, b: str, c: bool, d: list[int] | None = None, e: float = 0.0) -> None: ...
+
+    assert sign(plain)._plain
+    assert not sign(other)._plain
+    given_ = {"a": a, "b": b, "c": c, "d": d}
+    assert sign(plain).encode((), given_) == sign(other).encode((), given_)
+
+
+def test_who_has_a_way_of_its_own_to_be_written_keeps_it() -> None:
+    hex_ = Annotated[int, PlainSerializer(hex)]
+    for hint, value, raw in (
+        (hex_, 17, b'"0x11"'),
+        (list[hex_], [17], b'["0x11"]'),
+        (hex_ | None, 17, b'"0x11"'),
+    ):
+        assert _signed(hint).encode((value,), {}) == b'{"value":%b}' % raw
 
 
 def test_huge_numbers_come_back_or_are_refused() -> None:
