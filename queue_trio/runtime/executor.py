@@ -249,13 +249,12 @@ class Executor:
                     raise stop from None
         if running.began and running.counts.run is not None:
             running.counts.run.observe(trio.current_time() - running.began)
-        if running.ending is not None:
-            if running.ending is Ending.LOST:
-                running.counts.lost += 1
-                log.warning("job.lease_lost", job=running.job.id, task=plan.name, token=running.job.token)
-                return None
-            if scope.cancelled_caught or failure is not None:
-                return _released(running)
+        if running.ending is Ending.LOST:
+            running.counts.lost += 1
+            log.warning("job.lease_lost", job=running.job.id, task=plan.name, token=running.job.token)
+            return None
+        if running.ending is Ending.SHUTDOWN and (scope.cancelled_caught or failure is not None):
+            return _released(running)
         if pause_ms is not None:
             return _released(running, pause_ms)
         if scope.cancelled_caught:
