@@ -121,7 +121,7 @@ def _priority(value: str) -> Priority:
         raise UsageError(f"priority={value!r}: choose one of {', '.join(Priority)}") from None
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, gc=False):
     """A job that is not queued yet. Enqueueing the same object twice queues it once: the id is made here."""
 
     task: Task[..., Any]
