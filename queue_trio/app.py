@@ -18,7 +18,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Final,
     Generic,
     Literal,
     ParamSpec,
@@ -33,7 +32,7 @@ from queue_trio.context import JobContext
 from queue_trio.core.dequeue import Priority
 from queue_trio.core.job import RECORD_VERSION, Frame, Lane, Record, check_id, check_queue, new_id
 from queue_trio.core.limiter import LimitMode, RateLimit, WhenDown
-from queue_trio.errors import NoClient, UsageError
+from queue_trio.errors import InternalError, NoClient, UsageError
 from queue_trio.signature import Signature
 
 if TYPE_CHECKING:
@@ -155,24 +154,6 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         return Job(self.task, self.id if id is None else check_id(id), self.arguments, chosen)
 
 
-_ENTROPY: Final[list[str]] = []
-"""For ids, from the system, as many digits as `new_id` takes: asking for each anew would take longer than the id.
-
-A list's `pop` is atomic: no two threads get the same.
-"""
-
-# A forked process must not go on with its parent's: both would make the same ids in the same millisecond, and the queue
-# would take one's job for the other's duplicate.
-os.register_at_fork(after_in_child=_ENTROPY.clear)
-
-
-def _more_entropy() -> str:
-    text = os.urandom(950).hex()
-    first, *others = (text[at : at + 19] for at in range(0, len(text), 19))
-    _ENTROPY.extend(others)
-    return first
-
-
 class Task(Generic[P, R]):
     """A declared function. `run_in`: "trio" for async functions, "thread" or "process" for others."""
 
@@ -191,17 +172,23 @@ class Task(Generic[P, R]):
         self.app = app
         self.function = function
         self.name = name
-        self.queue = queue
+        self.lane = Lane(queue)
         self.defaults = defaults
+        if defaults.delay or defaults.unique_for or defaults.headers:
+            raise InternalError(f"task {name}: a delay, an id or headers are a job's own")
         self.frame = Frame(defaults.record(name))
         """Of jobs for which nothing else is chosen."""
-        self.lane = Lane(queue)
         self.run_in: RunIn = run_in
         self.retry_base = retry_base
         self.rate_limit = rate_limit
         self.signature = Signature(name, function, _locals_around())
         self.__name__ = name.rpartition(".")[2]
         functools.update_wrapper(self, function, updated=())
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue its jobs go to."""
+        return self.lane.queue
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function, here and now."""
@@ -215,11 +202,9 @@ class Task(Generic[P, R]):
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """A job that will call the function with these arguments. Raises InvalidArguments."""
-        try:
-            entropy = _ENTROPY.pop()
-        except IndexError:
-            entropy = _more_entropy()
-        job_id = new_id(time.time_ns() // 1_000_000, entropy)
+        # The system's entropy, anew for each: copies of a process, forked or from a snapshot, go on with what it held.
+        # They would make the same ids in the same millisecond, and the queue would take one's job for a duplicate.
+        job_id = new_id(time.time_ns() // 1_000_000, os.urandom(10).hex())
         return Job(self, job_id, self.signature.encode(args, kwargs), self.defaults)
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
@@ -345,6 +330,8 @@ class App:
         def declare(function: Callable[..., Any]) -> Task[..., Any]:
             _check_function(function)
             called = name or f"{_module_of(function)}.{function.__qualname__}"
+            if not _is_text(called):
+                raise UsageError(f"task {called!r}: its name must be text")
             is_async = inspect.iscoroutinefunction(function)
             where: RunIn = run_in or ("trio" if is_async else "thread")
             if where not in get_args(RunIn):

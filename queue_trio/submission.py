@@ -128,7 +128,7 @@ def prepare_many(
 
 def conclude(jobs: Sequence[Job], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
     """One id per job. Raises QueueFull, naming those that did get in, if any was refused."""
-    ids = list(map(job_id, [job.id for job in jobs], answers))
+    ids = [job_id(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
     refused = answers.count(Enqueued.REFUSED)
     if refused:
         accepted = tuple(

@@ -61,7 +61,7 @@ class OwnTasks(msgspec.Struct, frozen=True):
         app = load_app(self.app)
         tasks = [(find_task(app, call.task), call) for call in self.calls]
         for task, _ in tasks:
-            task.queue = Lane().queue
+            task.lane = Lane()
         for task, call in itertools.cycle(pair for pair in tasks for _ in range(pair[1].share)):
             yield make_job(task, call.arguments, {})
 

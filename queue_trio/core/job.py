@@ -180,7 +180,7 @@ class Frame:
         self._between, self._after = rest.split(b"-1")
 
     def encode(self, arguments: bytes, enqueued_ms: int) -> bytes:
-        """As `encode_record` does."""
+        """What `encode_record` would make, though a time of 0 is written out."""
         return b"%b%b%b%d%b" % (self._before, arguments, self._between, enqueued_ms, self._after)
 
 

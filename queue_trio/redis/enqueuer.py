@@ -1,4 +1,4 @@
-"""Group commit for enqueue: many callers, one session, as few round trips as the crowd allows.
+"""Group commit for enqueue: many callers, one session, and calls that many share.
 
 Whoever finds the session free leads: it sends what all callers have brought meanwhile, until its own part is answered,
 and then lets one of those lead who still wait. There is no background task, and who is cancelled or out of time hands
@@ -151,12 +151,15 @@ class Enqueuer:
             leads = True
             while leads:
                 answered = await self._send()
-                leads = not part.settled
-                if not leads and self._hand_over(part) and self._crowd >= CROWD:
-                    # The next call leaves before those of this one run on: the server works while they do.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                for one in answered:
-                    one.wake.set()
+                try:
+                    if part.settled:
+                        leads = False
+                        if self._hand_over(part) and self._crowd >= CROWD:
+                            # The next call leaves before those of this one run on: the server works while they do.
+                            await trio.lowlevel.cancel_shielded_checkpoint()
+                finally:
+                    for one in answered:
+                        one.wake.set()
 
     async def _follow(self, part: _Part) -> None:
         while part.waits and not part.leads:
@@ -200,20 +203,21 @@ class Enqueuer:
     async def _gather(self) -> None:
         # Those who shared the last call have just been woken and may come again. Without waiting for them they would
         # share the next call without this part, and every second call would carry a single one. Two turns of the event
-        # loop, because within one Trio runs tasks in any order. Nobody waits who comes alone.
+        # loop, because within one Trio runs tasks in any order. Nobody waits who came alone the last time, too.
         for _ in range(2):
             if len(self._waiting) < self._crowd:
                 await trio.lowlevel.checkpoint()
 
     def _hand_over(self, leader: _Part) -> bool:
         """Whether there is somebody who leads now."""
+        successor = next(self._followers(), None)
+        if successor is None:
+            self._led = leader.leads = False
+            return False
+        successor.leads = True
         leader.leads = False
-        for part in self._followers():
-            part.leads = True
-            part.wake.set()
-            return True
-        self._led = False
-        return False
+        successor.wake.set()
+        return True
 
     def _end_impatience(self, trouble: CircuitOpen) -> None:
         for part in (*self._under_way, *self._waiting):

@@ -144,7 +144,6 @@ class RedisStore:
         self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
     ) -> list[Enqueued]:
         calls = self._calls(lane)
-        deadline = trio.current_time() + timeout_s
         enqueuer = calls.enqueuers.get(max_length)
         if enqueuer is None:
             key, session = calls.open_session(f"enqueue:{max_length}")
@@ -152,6 +151,7 @@ class RedisStore:
             enqueuer = calls.enqueuers[max_length] = Enqueuer(session, calls.enqueue, keys, max_length)
         if len(jobs) == 1 and calls.announced:
             return await enqueuer.enqueue(jobs, timeout_s)
+        deadline = trio.current_time() + timeout_s
         answers: list[Enqueued] = []
         if not calls.announced:
             with trio.move_on_at(deadline):

@@ -12,7 +12,9 @@ import pytest
 from chaos.actors.own_tasks import Call, OwnTasks, read_own_tasks, with_own_tasks
 from chaos.judging.expectations import expectations_of
 from chaos.scenario.loading import find_scenario
+from queue_trio.core.job import Lane
 from queue_trio.errors import ConfigError
+from queue_trio.submission import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +93,7 @@ def test_jobs_come_by_their_shares_and_go_to_the_one_queue_of_a_run(shop: str) -
     own = read_own_tasks(shop, ['2*send_mail={"to": "x"}', "orders.close"], seconds=1)
     jobs = list(itertools.islice(own.jobs(), 6))
     assert [job.task.name.rpartition(".")[2] for job in jobs] == ["send_mail", "send_mail", "close"] * 2
-    assert {job.task.queue for job in jobs} == {"default"}
+    assert {prepare(job, now_ms=0, max_payload=1000)[0] for job in jobs} == {Lane("default")}
     assert jobs[0].arguments == b'{"to":"x"}'
     assert len({job.id for job in jobs}) == 6
 
