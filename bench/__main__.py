@@ -35,7 +35,7 @@ from bench.catalogue import (
     jobs_for,
     seconds_for,
 )
-from bench.chart import draw
+from bench.chart import DRAWN, draw
 from bench.driver import RunFailed, open_driver
 from bench.report import markdown, show
 from bench.results import Gap, Results, versions_of, write_results
@@ -231,6 +231,8 @@ def main() -> int:
             queues, workloads = choose_queues(options.names), choose_workloads(options.workloads)
         except ValueError as error:
             parser.error(str(error))
+        if options.svg is not None and not DRAWN & {workload.name for workload in workloads}:
+            parser.error(f"--svg: only {', '.join(sorted(DRAWN))} are drawn; measure one of them")
         jobs = options.jobs or (QUICK_JOBS if options.quick else None)
         latency_s = QUICK_LATENCY_S if options.quick else LATENCY_S
         plan = Plan(queues, workloads, 1 if options.quick else options.rounds, jobs, latency_s)
@@ -240,10 +242,13 @@ def main() -> int:
     show(results, console)
     if options.source is None:
         console.print(f"\nEvery run: {options.json}", highlight=False, soft_wrap=True)
-    if options.svg is not None:
-        options.svg.write_text(draw(results))
     if options.markdown is not None:
         options.markdown.write_text(markdown(results))
+    if options.svg is not None:
+        try:
+            options.svg.write_text(draw(results))
+        except ValueError as error:
+            parser.error(f"--svg: {error}")
     return 1 if results.failures else 0
 
 

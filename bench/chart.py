@@ -32,6 +32,7 @@ PANELS: Final = (
     Panel("Enqueue from 32 tasks or threads, jobs/s", "enqueue-concurrent", "enqueue_per_s"),
     Panel("Enqueue in bulk, jobs/s", "noop", "enqueue_per_s"),
 )
+DRAWN: Final = frozenset(panel.workload for panel in PANELS)
 
 WIDTH: Final = 760
 _NAME_WIDTH: Final = 190
@@ -62,9 +63,7 @@ def draw(results: Results) -> str:
     """The SVG's text. Raises ValueError if nothing that is drawn was measured."""
     panels = [(panel, rows) for panel in PANELS if (rows := _rows(results, panel))]
     if not panels:
-        raise ValueError(
-            f"nothing to draw: run at least one of {', '.join({panel.workload for panel in PANELS})}"
-        )
+        raise ValueError(f"nothing to draw: run at least one of {', '.join(sorted(DRAWN))}")
     parts, top = [], 0
     for panel, rows in panels:
         parts.append(draw_panel(panel.title, rows, top))

@@ -418,3 +418,19 @@ def test_the_chart_is_valid_and_draws_to_scale_best_first() -> None:
 def test_nothing_measured_draws_nothing() -> None:
     with pytest.raises(ValueError, match="nothing to draw: run at least one of "):
         draw(results_with({"rq": [1.0]}, workload="waiting"))
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    words = ["--workloads", "waiting", "--svg", str(tmp_path / "chart.svg")]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "error: --svg: only enqueue-concurrent, enqueue-one, noop are drawn; measure one of them\n"
+    )
