@@ -15,7 +15,7 @@ from queue_trio.redis.redis_py import connection_options
 from queue_trio.submission import JobId, OnFull, OnOutage, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from types import TracebackType
 
     from queue_trio.app import App, Job
@@ -82,11 +82,12 @@ class AsyncioQueueClient:
         on_full: OnFull | None = None,
     ) -> JobId:
         """Queue one job; concurrent tasks share round trips. Raises QueueFull, PayloadTooLarge, see the class."""
-        return (await self.enqueue_many((job,), timeout=timeout, on_outage=on_outage, on_full=on_full))[0]
+        terms = self._terms.but(timeout, on_outage, on_full)
+        return await foreign_calls.enqueue(self._foreign, job, self._settings, terms, self._spans)
 
     async def enqueue_many(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         *,
         timeout: float | None = None,
         on_outage: OnOutage | None = None,
@@ -97,6 +98,9 @@ class AsyncioQueueClient:
         Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
         what is queued already stays as it is. Waiting for room goes on with what was refused; within each queue the
         order is kept.
+
+        An iterator, such as a generator, is taken some hundreds of jobs at a time, in little memory. What is wrong is
+        found out on the way: a note on the error says how many are queued.
         """
         terms = self._terms.but(timeout, on_outage, on_full)
         return await foreign_calls.enqueue_many(self._foreign, jobs, self._settings, terms, self._spans)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +12,7 @@ import trio
 from pydantic_core import from_json
 
 from queue_trio.core.job import Enqueued, Lane
-from queue_trio.errors import DeadlineExceeded, UsageError
+from queue_trio.errors import DeadlineExceeded, QueueTrioError, UsageError
 from queue_trio.intake import Intake
 from queue_trio.redis.client import Client
 from queue_trio.redis.store import RedisStore
@@ -26,12 +25,13 @@ from queue_trio.submission import (
     conclude,
     job_id,
     no_result,
+    portions,
     prepare,
-    prepare_many,
+    wall_ms,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from queue_trio.app import App, Job
@@ -125,18 +125,17 @@ class QueueClient:
 
     async def _enqueue(self, job: Job, terms: Terms, traceparent: str | None) -> JobId:
         settings = self._settings
-        now_ms = time.time_ns() // 1_000_000
-        lane, new = prepare(job, now_ms=now_ms, max_payload=settings.max_payload, traceparent=traceparent)
+        lane, new = prepare(job, now_ms=wall_ms(), max_payload=settings.max_payload, traceparent=traceparent)
         (answer,) = await self.store.enqueue(
             lane, (new,), max_length=settings.max_length, timeout_s=terms.timeout_s
         )
         if answer is Enqueued.REFUSED:
-            conclude((job,), (answer,), settings.max_length)
+            conclude((job.id,), (answer,), settings.max_length)
         return job_id(job.id, answer)
 
     async def enqueue_many(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         *,
         timeout: float | None = None,
         on_outage: OnOutage | None = None,
@@ -147,25 +146,17 @@ class QueueClient:
         Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
         what is queued already stays as it is. Waiting for room goes on with what was refused; within each queue the
         order is kept.
+
+        An iterator, such as a generator, is taken some hundreds of jobs at a time, the next while the server works: the
+        fastest way, in little memory. What is wrong is found out on the way: the error's note says how many are queued.
         """
         return await self._enqueue_all(jobs, self._terms.but(timeout, on_outage, on_full))
 
-    async def _enqueue_all(self, jobs: Sequence[Job], terms: Terms) -> list[JobId]:
-        if self._spans is None:
-            return await self._take_in(jobs, terms, None)
-        with self._spans.enqueue(jobs) as traceparents:
-            return await self._take_in(jobs, terms, traceparents)
-
-    async def _take_in(
-        self, jobs: Sequence[Job], terms: Terms, traceparents: Sequence[str] | None
-    ) -> list[JobId]:
+    async def _enqueue_all(self, jobs: Iterable[Job], terms: Terms) -> list[JobId]:
         settings = self._settings
-        now_ms = time.time_ns() // 1_000_000
-        by_lane = prepare_many(
-            jobs, now_ms=now_ms, max_payload=settings.max_payload, traceparents=traceparents
-        )
+        made = portions(jobs, now_ms=wall_ms, max_payload=settings.max_payload, spans=self._spans)
         port = _Port(self.store, self._redis, settings.max_length)
-        return await Intake(port, jobs, by_lane, terms, max_length=settings.max_length).run()
+        return await Intake(port, made, terms, max_length=settings.max_length).run()
 
     async def acquire(self, limit: RateLimit, count: int = 1, *, wait: float | None = None) -> Permit:
         """Wait for `count` permits of a rate limit, which all processes share. `wait`: seconds, by default for ever.
@@ -219,9 +210,35 @@ class _Port:
         await trio.sleep(seconds)
 
     async def put(
-        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        deadline: float,
+        *,
+        fail_fast: bool,
+        meanwhile: Callable[[], None] | None,
     ) -> list[Enqueued]:
-        async with self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext():
-            return await self._store.enqueue(
-                lane, jobs, max_length=self._max_length, timeout_s=deadline - trio.current_time()
-            )
+        replies: list[Enqueued] = []
+        trouble: QueueTrioError | None = None
+        async with (
+            self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext(),
+            trio.open_nursery() as nursery,
+        ):
+            if meanwhile is not None:
+                nursery.start_soon(_after_sending, meanwhile)
+            try:
+                replies = await self._store.enqueue(
+                    lane, jobs, max_length=self._max_length, timeout_s=deadline - trio.current_time()
+                )
+            except QueueTrioError as error:
+                trouble = error  # raised below, where no nursery makes a group of it
+        if trouble is not None:
+            raise trouble
+        return replies
+
+
+async def _after_sending(meanwhile: Callable[[], None]) -> None:
+    # Two turns of the event loop: within one Trio runs tasks in any order, and the call should be on its way first.
+    for _ in range(2):
+        await trio.lowlevel.checkpoint()
+    meanwhile()

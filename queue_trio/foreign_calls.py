@@ -7,17 +7,16 @@ client does the same over its own store.
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
 from queue_trio.core.job import Lane
 from queue_trio.intake import Intake
-from queue_trio.submission import RESULT_POLL_S, conclude, no_result, prepare, prepare_many
+from queue_trio.submission import RESULT_POLL_S, conclude, no_result, portions, prepare, wall_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from queue_trio.app import Job
     from queue_trio.core.job import Enqueued, NewJob
@@ -29,43 +28,38 @@ if TYPE_CHECKING:
     from queue_trio.tracing.spans import Spans
 
 
+async def enqueue(
+    foreign: Foreign, job: Job, settings: ClientSettings, terms: Terms, spans: Spans | None = None
+) -> JobId:
+    """Queue one job. Raises as the clients say."""
+    if terms.wait_for_room:
+        (job_id,) = await enqueue_many(foreign, (job,), settings, terms, spans)
+        return job_id
+    if spans is None:
+        return await _enqueue(foreign, job, settings, terms, None)
+    with spans.enqueue((job,)) as (traceparent,):
+        return await _enqueue(foreign, job, settings, terms, traceparent)
+
+
+async def _enqueue(
+    foreign: Foreign, job: Job, settings: ClientSettings, terms: Terms, traceparent: str | None
+) -> JobId:
+    lane, new = prepare(job, now_ms=wall_ms(), max_payload=settings.max_payload, traceparent=traceparent)
+    deadline = foreign.port.now() + terms.timeout_s
+    answers = await foreign.enqueue(
+        lane, (new,), max_length=settings.max_length, deadline=deadline, fail_fast=terms.fail_fast
+    )
+    (job_id,) = conclude((job.id,), answers, settings.max_length)
+    return job_id
+
+
 async def enqueue_many(
-    foreign: Foreign,
-    jobs: Sequence[Job],
-    settings: ClientSettings,
-    terms: Terms,
-    spans: Spans | None = None,
+    foreign: Foreign, jobs: Iterable[Job], settings: ClientSettings, terms: Terms, spans: Spans | None = None
 ) -> list[JobId]:
     """Queue jobs, lane by lane; one id each, in order. Raises as the clients say."""
-    if spans is None:
-        return await _take_in(foreign, jobs, settings, terms, None)
-    with spans.enqueue(jobs) as traceparents:
-        return await _take_in(foreign, jobs, settings, terms, traceparents)
-
-
-async def _take_in(
-    foreign: Foreign,
-    jobs: Sequence[Job],
-    settings: ClientSettings,
-    terms: Terms,
-    traceparents: Sequence[str] | None,
-) -> list[JobId]:
-    now_ms = time.time_ns() // 1_000_000
-    if len(jobs) == 1 and not terms.wait_for_room:
-        lane, new = prepare(
-            jobs[0],
-            now_ms=now_ms,
-            max_payload=settings.max_payload,
-            traceparent=None if traceparents is None else traceparents[0],
-        )
-        deadline = foreign.port.now() + terms.timeout_s
-        answers = await foreign.enqueue(
-            lane, (new,), max_length=settings.max_length, deadline=deadline, fail_fast=terms.fail_fast
-        )
-        return conclude(jobs, answers, settings.max_length)
-    by_lane = prepare_many(jobs, now_ms=now_ms, max_payload=settings.max_payload, traceparents=traceparents)
+    made = portions(jobs, now_ms=wall_ms, max_payload=settings.max_payload, spans=spans)
     port = _Port(foreign, settings.max_length)
-    return await Intake(port, jobs, by_lane, terms, max_length=settings.max_length).run()
+    return await Intake(port, made, terms, max_length=settings.max_length).run()
 
 
 class _Port:
@@ -80,7 +74,13 @@ class _Port:
         await self._foreign.port.sleep(seconds)
 
     async def put(
-        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        deadline: float,
+        *,
+        fail_fast: bool,
+        meanwhile: object,  # blocking, there is no meanwhile
     ) -> list[Enqueued]:
         return await self._foreign.enqueue(
             lane, jobs, max_length=self._max_length, deadline=deadline, fail_fast=fail_fast

@@ -1,9 +1,10 @@
-"""Jobs into their queues, for all three clients: lane by lane, call by call, and with patience where a queue is full.
+"""Jobs into their queues, for all three clients: portion by portion, lane by lane, call by call, patiently.
 
 Knows what to send and when to try again. A `Port` knows how to send and to wait; what an outage is, the layers below.
 
 Within a lane the order is kept: what was refused goes before what was not sent yet. A full lane does not hold up
 another one. While a lane is full its calls are as small as the room that was found, so that looking for room is cheap.
+The next portion is made while the server works on a call, and waits until all before it is taken.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from queue_trio.redis.enqueue_call import piece_end
 from queue_trio.submission import conclude, only_some
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from queue_trio.app import Job
     from queue_trio.core.job import Lane, NewJob
-    from queue_trio.submission import JobId, Terms
+    from queue_trio.submission import JobId, Portion, Terms
 
 ROOM: Final = Backoff(base=0.05, cap=0.25)
 """Between two looks for room in a full queue. Who has waited long must look nearly as often as who has just come."""
@@ -40,9 +40,18 @@ class Port(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     async def put(
-        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        deadline: float,
+        *,
+        fail_fast: bool,
+        meanwhile: Callable[[], None] | None,
     ) -> Sequence[Enqueued]:
-        """One call's worth of jobs. Raises what an enqueue raises."""
+        """One call's worth of jobs. Raises what an enqueue raises.
+
+        `meanwhile` is work for the time until the reply, if there is any; who can do only one thing at once leaves it.
+        """
 
 
 class _Rest:
@@ -71,39 +80,77 @@ class _Rest:
 
 
 class Intake:
-    """One enqueue of many jobs. `by_lane`: as `submission.prepare_many` gives it."""
+    """One enqueue of many jobs."""
 
     def __init__(
         self,
         port: Port,
-        jobs: Sequence[Job],
-        by_lane: Mapping[Lane, tuple[list[int], list[NewJob]]],
+        portions: Iterator[Portion],
         terms: Terms,
         *,
         max_length: int,
         rng: random.Random | None = None,
     ) -> None:
         self._port = port
-        self._jobs = jobs
-        self._rests = {lane: _Rest(positions, batch) for lane, (positions, batch) in by_lane.items()}
+        self._portions = portions
+        self._drawn = False
+        self._next: Portion | None = None
+        self._trouble: Exception | None = None
+        self._rests: dict[Lane, _Rest] = {}
         self._terms = terms
         self._max_length = max_length
         self._rng = rng
-        self._answers = [Enqueued.REFUSED] * len(jobs)
+        self._ids: list[str] = []
+        self._answers: list[Enqueued] = []
         self._taken = 0
 
     async def run(self) -> list[JobId]:
-        """One id per job, in order. Raises QueueFull, naming those that got in, and what `Port.put` raises."""
+        """One id per job, in order. Raises QueueFull, naming those that got in, and what `Port.put` raises.
+
+        Also what making a portion raises, with a note on how many jobs are queued, if there are any.
+        """
         deadline = self._port.now() + self._terms.timeout_s
-        await self._fill(deadline, full=False)
-        if self._terms.wait_for_room and any(rest.at < len(rest.jobs) for rest in self._rests.values()):
-            await self._wait_for_room(deadline)
-        return conclude(self._jobs, self._answers, self._max_length)
+        while (portion := self._take_portion()) is not None:
+            with portion.sending:
+                await self._fill(deadline, full=False)
+                if self._terms.wait_for_room and self._refused:
+                    await self._wait_for_room(deadline)
+                    if self._refused:
+                        break
+        return conclude(self._ids, self._answers, self._max_length)
+
+    def _draw(self) -> None:
+        """Make the next portion, unless it is there already. What fails is raised when its turn comes."""
+        if not self._drawn:
+            self._drawn = True
+            try:
+                self._next = next(self._portions, None)
+            except Exception as error:  # noqa: BLE001  # whatever the caller's generator raises
+                self._trouble = error
+
+    def _take_portion(self) -> Portion | None:
+        self._draw()
+        self._drawn = False
+        if self._trouble is not None:
+            if self._taken:
+                self._trouble.add_note(f"{self._taken} jobs before it are queued")
+            raise self._trouble
+        portion = self._next
+        if portion is not None:
+            self._ids += portion.ids
+            self._answers += [Enqueued.REFUSED] * len(portion.ids)
+            lanes = portion.by_lane.items()
+            self._rests = {lane: _Rest(positions, batch) for lane, (positions, batch) in lanes}
+        return portion
+
+    @property
+    def _refused(self) -> bool:
+        return any(rest.at < len(rest.jobs) for rest in self._rests.values())
 
     async def _wait_for_room(self, deadline: float) -> None:
         rng = self._rng or random.Random()
         failures = 0
-        while any(rest.at < len(rest.jobs) for rest in self._rests.values()):
+        while self._refused:
             left = deadline - self._port.now()
             delay = ROOM.delay(failures, rng)
             if left - delay < LOOK_S:
@@ -123,13 +170,19 @@ class Intake:
                     return  # the time was spent on waiting for room, and that is what the caller is told
                 if not self._taken:
                     raise
-                raise only_some(self._taken, len(self._jobs), error) from error
+                raise only_some(self._taken, len(self._ids), error) from error
 
     async def _fill_lane(self, lane: Lane, rest: _Rest, deadline: float) -> None:
         while rest.at < len(rest.jobs):
             start, end = rest.at, piece_end(rest.jobs, rest.at, rest.count_max)
             piece = rest.jobs[start:end]
-            replies = await self._port.put(lane, piece, deadline, fail_fast=self._terms.fail_fast)
+            replies = await self._port.put(
+                lane,
+                piece,
+                deadline,
+                fail_fast=self._terms.fail_fast,
+                meanwhile=None if self._drawn else self._draw,
+            )
             for position, reply in zip(rest.positions[start:end], replies, strict=True):
                 self._answers[position] = reply
             self._taken += len(replies) - replies.count(Enqueued.REFUSED)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias, get_args
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from queue_trio.core.job import Enqueued, NewJob, encode_record
+from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import NoResult, OutcomeUnknown, PayloadTooLarge, QueueFull, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from queue_trio.app import Job
     from queue_trio.core.job import Lane
     from queue_trio.core.settings import ClientSettings
+    from queue_trio.tracing.spans import Spans
+
+ByLane: TypeAlias = "dict[Lane, tuple[list[int], list[NewJob]]]"
+"""Encoded jobs by lane, each with its position among all jobs of the call."""
+
+
+class Portion(NamedTuple):
+    """Jobs to send. `sending`: the block in which to do it, for the spans that measure it."""
+
+    ids: list[str]
+    by_lane: ByLane
+    sending: AbstractContextManager[object]
+
 
 OnOutage: TypeAlias = Literal["wait", "fail"]
 OnFull: TypeAlias = Literal["refuse", "wait"]
@@ -40,6 +58,11 @@ def job_id(text: str, answer: Enqueued) -> JobId:
     """The id of a job that was taken in, or was there already."""
     # Two classes instead of an attribute: what no Python code initialises costs a third, and every job has an id.
     return JobId(text) if answer is Enqueued.CREATED else _Known(text)
+
+
+def wall_ms() -> int:
+    """The wall clock, for measurements: milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +128,20 @@ def prepare(
 
 
 def prepare_many(
-    jobs: Sequence[Job], *, now_ms: int, max_payload: int, traceparents: Sequence[str] | None = None
-) -> dict[Lane, tuple[list[int], list[NewJob]]]:
-    """Jobs by lane, with their positions in `jobs`. Raises PayloadTooLarge before anything is sent.
-
-    `traceparents`: one for each job.
-    """
-    by_lane: dict[Lane, tuple[list[int], list[NewJob]]] = {}
+    jobs: Sequence[Job],
+    *,
+    now_ms: int,
+    max_payload: int,
+    traceparents: Sequence[str] | None = None,
+    first: int = 0,
+) -> ByLane:
+    """Jobs by lane. Raises PayloadTooLarge. `traceparents`: one for each job. `first`: the first one's position."""
+    by_lane: ByLane = {}
     lane: Lane | None = None
     positions: list[int] = []
     batch: list[NewJob] = []
-    for at, job in enumerate(jobs):
-        traceparent = None if traceparents is None else traceparents[at]
+    for at, job in enumerate(jobs, first):
+        traceparent = None if traceparents is None else traceparents[at - first]
         where, new = prepare(job, now_ms=now_ms, max_payload=max_payload, traceparent=traceparent)
         if where is not lane:  # mostly it is that of the job before
             lane = where
@@ -126,19 +151,45 @@ def prepare_many(
     return by_lane
 
 
-def conclude(jobs: Sequence[Job], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
+def portions(
+    jobs: Iterable[Job], *, now_ms: Callable[[], int], max_payload: int, spans: Spans | None = None
+) -> Iterator[Portion]:
+    """Jobs ready to send: of an iterator what one call takes, whenever asked; anything else at once.
+
+    So of what can be looked at twice nothing is sent if one job is too large, and a generator's jobs are made only when
+    they are needed.
+    """
+    first, size_max = 0, MAX_BATCH
+    if not isinstance(jobs, Iterator):
+        jobs = tuple(jobs)
+        size_max = len(jobs)
+        jobs = iter(jobs)
+    while batch := tuple(islice(jobs, size_max)):
+        sending = None if spans is None else spans.enqueue(batch)
+        by_lane = prepare_many(
+            batch,
+            now_ms=now_ms(),
+            max_payload=max_payload,
+            traceparents=None if sending is None else sending.traceparents,
+            first=first,
+        )
+        yield Portion([job.id for job in batch], by_lane, sending or nullcontext())
+        first += len(batch)
+
+
+def conclude(ids: Sequence[str], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
     """One id per job. Raises QueueFull, naming those that did get in, if any was refused."""
-    ids = [job_id(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
+    made = [job_id(text, answer) for text, answer in zip(ids, answers, strict=True)]
     refused = answers.count(Enqueued.REFUSED)
     if refused:
         accepted = tuple(
-            one for one, answer in zip(ids, answers, strict=True) if answer is not Enqueued.REFUSED
+            one for one, answer in zip(made, answers, strict=True) if answer is not Enqueued.REFUSED
         )
         raise QueueFull(
-            f"{refused} of {len(jobs)} jobs refused: the queue holds client.max_length ({max_length}) jobs",
+            f"{refused} of {len(made)} jobs refused: the queue holds client.max_length ({max_length}) jobs",
             accepted,
         )
-    return ids
+    return made
 
 
 def no_result(job_id: str) -> NoResult:

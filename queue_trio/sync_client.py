@@ -16,7 +16,7 @@ from queue_trio.redis.redis_py import connection_options
 from queue_trio.submission import JobId, OnFull, OnOutage, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from types import TracebackType
 
     from queue_trio.app import App, Job
@@ -92,11 +92,12 @@ class SyncQueueClient:
         on_full: OnFull | None = None,
     ) -> JobId:
         """Queue one job; concurrent threads share round trips. Raises QueueFull, PayloadTooLarge, see the class."""
-        return self.enqueue_many((job,), timeout=timeout, on_outage=on_outage, on_full=on_full)[0]
+        terms = self._terms.but(timeout, on_outage, on_full)
+        return run_blocking(foreign_calls.enqueue(self._foreign, job, self._settings, terms, self._spans))
 
     def enqueue_many(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         *,
         timeout: float | None = None,
         on_outage: OnOutage | None = None,
@@ -107,6 +108,9 @@ class SyncQueueClient:
         Nothing is sent if one of them is too large. Not one atomic step: after an error, enqueue the same list again;
         what is queued already stays as it is. Waiting for room goes on with what was refused; within each queue the
         order is kept.
+
+        An iterator, such as a generator, is taken some hundreds of jobs at a time, in little memory. What is wrong is
+        found out on the way: a note on the error says how many are queued.
         """
         terms = self._terms.but(timeout, on_outage, on_full)
         return run_blocking(

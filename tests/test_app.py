@@ -266,11 +266,12 @@ def test_too_large_a_record_is_refused(app: App) -> None:
 def test_answers_become_ids_or_an_error(app: App) -> None:
     task = app.task(name="t")(lambda: None)
     jobs = [task.job() for _ in range(3)]
-    ids = conclude(jobs, [Enqueued.CREATED, Enqueued.DUPLICATE, Enqueued.CREATED], 0)
-    assert ids == [job.id for job in jobs]
+    texts = [job.id for job in jobs]
+    ids = conclude(texts, [Enqueued.CREATED, Enqueued.DUPLICATE, Enqueued.CREATED], 0)
+    assert ids == texts
     assert [job_id.created for job_id in ids] == [True, False, True]
     with pytest.raises(QueueFull, match="1 of 3 jobs refused") as caught:
-        conclude(jobs, [Enqueued.CREATED, Enqueued.REFUSED, Enqueued.DUPLICATE], 2)
+        conclude(texts, [Enqueued.CREATED, Enqueued.REFUSED, Enqueued.DUPLICATE], 2)
     assert caught.value.accepted == (jobs[0].id, jobs[2].id)
 
 

@@ -18,11 +18,13 @@ import pytest
 import redis
 import trio
 import trustme
+from opentelemetry.trace import NoOpTracer
 from pydantic import SecretStr
 
 from queue_trio import App, Job, JobId, Permit, RateLimit, Settings, sync_client
 from queue_trio.core.job import Lane, decode_record
 from queue_trio.core.settings import ClientSettings, RedisSettings
+from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import (
     DeadlineExceeded,
     InfrastructureError,
@@ -37,11 +39,12 @@ from queue_trio.errors import (
 from queue_trio.redis.foreign import run_blocking
 from queue_trio.redis.keys import LaneKeys
 from queue_trio.redis.store import RedisStore
+from queue_trio.tracing.spans import Spans
 from tests.relay import open_relay
 from tests.support import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     from queue_trio.embedded import EmbeddedRedis
@@ -62,7 +65,7 @@ class Awaitably:
     async def enqueue(self, job: Job, **terms: Any) -> JobId:
         return self.client.enqueue(job, **terms)
 
-    async def enqueue_many(self, jobs: Sequence[Job], **terms: Any) -> list[JobId]:
+    async def enqueue_many(self, jobs: Iterable[Job], **terms: Any) -> list[JobId]:
         return self.client.enqueue_many(jobs, **terms)
 
     async def acquire(self, limit: RateLimit, *, wait: float | None = None) -> Permit:
@@ -189,6 +192,60 @@ async def test_enqueue_many_goes_to_every_queue_and_keeps_the_order(kind: str, r
 
     await use(kind, app, body)
     assert sorted(await ids_in(app) + await ids_in(app, Lane("other"))) == sorted({job.id for job in jobs})
+
+
+async def test_a_generator_goes_to_every_queue_and_keeps_the_order(
+    kind: str, redis_url: str, server: redis.Redis
+) -> None:
+    app = make_app(redis_url)
+    jobs = [app.tasks["note" if at % 2 else "other"].job(str(at)) for at in range(1203)]
+    jobs.append(jobs[7])
+
+    async def body(client: Any) -> None:
+        ids = await client.enqueue_many(iter(jobs))
+        assert ids == [job.id for job in jobs]
+        assert [job_id.created for job_id in ids] == [True] * 1203 + [False]
+        assert await client.enqueue_many(iter(())) == []
+
+    await use(kind, app, body)
+    assert len(await ids_in(app) + await ids_in(app, Lane("other"))) == 1203
+    assert in_line(server) == [job.id for job in jobs[1:1203:2]]
+    assert in_line(server, Lane("other")) == [job.id for job in jobs[0:1203:2]]
+
+
+def in_line(server: redis.Redis, lane: Lane = LANE) -> list[str]:
+    """The ids of ready jobs of normal priority, the oldest first."""
+    return [str(one) for one in server.lrange(LaneKeys(lane)["ready:normal"], 0, -1)]
+
+
+@pytest.mark.parametrize("tracing", [False, True], ids=["plain", "tracing"])
+async def test_what_is_wrong_in_a_generator_leaves_queued_what_came_before(
+    kind: str, tracing: bool, redis_url: str, server: redis.Redis
+) -> None:
+    app = make_app(redis_url, max_payload=2000)
+    app._spans = Spans(NoOpTracer(), ratio=1.0) if tracing else None
+    note = app.tasks["note"]
+    made: list[str] = []
+
+    def jobs(last: Callable[[], Job]) -> Iterator[Job]:
+        for at in range(2 * MAX_BATCH + 10):
+            made.append((job := note.job(str(at))).id)
+            yield job
+        yield last()
+
+    def broken() -> Job:
+        raise ValueError("the file ends here")
+
+    async def body(client: Any) -> None:
+        for last, kind_of_error in ((lambda: note.job("x" * 3000), PayloadTooLarge), (broken, ValueError)):
+            before, made[:] = in_line(server), []
+            with pytest.raises(kind_of_error) as caught:
+                await client.enqueue_many(jobs(last))
+            assert caught.value.__notes__ == ["1000 jobs before it are queued"]
+            assert in_line(server) == before + made[: 2 * MAX_BATCH]
+
+    await use(kind, app, body)
+    assert len(await ids_in(app)) == 4 * MAX_BATCH
 
 
 async def test_priority_delay_and_unique_reach_redis(kind: str, redis_url: str, server: redis.Redis) -> None:

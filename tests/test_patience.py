@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +20,13 @@ import trio
 from queue_trio.client import QueueClient
 from queue_trio.core.dequeue import PRIORITIES
 from queue_trio.core.job import Enqueued, Lane, Outcome
+from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, QueueFull, UsageError
 from queue_trio.intake import Intake
 from queue_trio.redis.foreign import run_blocking
 from queue_trio.redis.keys import LaneKeys
 from queue_trio.redis.store import RedisStore
-from queue_trio.submission import Terms, prepare_many
+from queue_trio.submission import Terms, portions
 from tests.relay import open_relay
 from tests.runtime.faults import faulty_relay
 from tests.runtime.rig import memory_store
@@ -32,9 +34,10 @@ from tests.support import eventually
 from tests.test_clients import KINDS, LANE, Awaitably, ids_in, make_app, pause, use
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from queue_trio import App
+    from queue_trio.app import Job
     from queue_trio.core.job import NewJob
     from queue_trio.embedded import EmbeddedRedis
 
@@ -534,12 +537,12 @@ async def test_the_second_queue_out_of_reach_is_no_word_on_the_first(
 # --- full queues ---------------------------------------------------------------------------------------------------
 
 
-async def _drain(url: str, lane: Lane, order: list[str], until: Callable[[], bool]) -> None:
-    """A consumer that takes two jobs at a time, and notes their ids."""
+async def _drain(url: str, lane: Lane, order: list[str], until: Callable[[], bool], *, want: int = 2) -> None:
+    """A consumer that takes a few jobs at a time, and notes their ids."""
     async with make_app(url).client() as client:
         assert isinstance(client.store, RedisStore)
         while not until():
-            claim = await client.store.claim(lane, worker="w", want=2, lease_ms=60_000, order=PRIORITIES)
+            claim = await client.store.claim(lane, worker="w", want=want, lease_ms=60_000, order=PRIORITIES)
             order += [job.id for job in claim.jobs]
             if claim.jobs:
                 await client.store.settle(lane, [Outcome(job.id, job.token) for job in claim.jobs])
@@ -571,6 +574,36 @@ async def test_full_it_waits_for_room_and_keeps_the_order(kind: str, redis_url: 
     assert others == [job.id for job in jobs if job.task.queue == "other"]
 
 
+async def test_full_a_generator_waits_with_it_and_the_order_is_kept(kind: str, redis_url: str) -> None:
+    app = make_app(redis_url, max_length=100)
+    made: list[str] = []
+    order: list[str] = []
+    ahead = 0
+    done = threading.Event()
+
+    def jobs() -> Iterator[Job]:
+        nonlocal ahead
+        for at in range(3 * MAX_BATCH):
+            job = app.tasks["note"].job(str(at))
+            made.append(job.id)
+            ahead = max(ahead, len(made) - len(order))
+            yield job
+
+    async def body(client: Any) -> None:
+        assert await client.enqueue_many(jobs(), on_full="wait") == made
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(_drain, want=50), redis_url, LANE, order, done.is_set)
+        await use(kind, app, body)
+        with trio.fail_after(10):
+            while len(order) < len(made):
+                await _drain(redis_url, LANE, order, lambda: len(order) == len(made))
+    assert order == made
+    # A portion, the one that is waiting to be sent, and what is in the queue or on its way out of it.
+    assert ahead <= 2 * MAX_BATCH + 100 + 50
+
+
 async def test_full_until_the_end_it_says_what_got_in(kind: str, redis_url: str) -> None:
     app = make_app(redis_url, max_length=2, on_full="wait")
     note, other = app.tasks["note"], app.tasks["other"]
@@ -600,8 +633,7 @@ def test_no_look_for_room_is_cut_off_before_its_answer() -> None:
         port = FullQueue()
         intake = Intake(
             port,
-            jobs,
-            prepare_many(jobs, now_ms=0, max_payload=1_000),
+            portions(jobs, now_ms=lambda: 0, max_payload=1_000),
             Terms(1.0, fail_fast=False, wait_for_room=True),
             max_length=1,
             rng=random.Random(seed),
@@ -627,10 +659,34 @@ class FullQueue:
         self.time += seconds
 
     async def put(
-        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool
+        self, lane: Lane, jobs: Sequence[NewJob], deadline: float, *, fail_fast: bool, meanwhile: object
     ) -> list[Enqueued]:
         self.left.append(deadline - self.time)
         return [Enqueued.REFUSED] * len(jobs)
+
+
+async def test_a_generator_makes_jobs_while_the_server_works(autojump_clock: trio.testing.MockClock) -> None:
+    app = make_app("redis://never.asked")
+    store = memory_store()
+    taken_in = store.enqueue
+    made = 0
+    at_each_reply = []
+
+    async def slow(*args: Any, **terms: Any) -> list[Enqueued]:
+        replies = await taken_in(*args, **terms)
+        await trio.sleep(0.1)
+        at_each_reply.append(made)
+        return replies
+
+    def jobs() -> Iterator[Job]:
+        nonlocal made
+        for made in range(1, 3 * MAX_BATCH + 1):
+            yield app.tasks["note"].job(str(made))
+
+    store.enqueue = slow  # type: ignore[method-assign]
+    async with QueueClient(app, store=store) as client:
+        assert len(await client.enqueue_many(jobs())) == 3 * MAX_BATCH
+    assert at_each_reply == [2 * MAX_BATCH, 3 * MAX_BATCH, 3 * MAX_BATCH]
 
 
 async def test_in_a_crowd_that_waits_for_room_nobody_starves(

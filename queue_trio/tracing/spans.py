@@ -254,14 +254,14 @@ class Spans:
 class Enqueue:
     """One call of a client; see `Spans.enqueue`."""
 
-    __slots__ = ("_spans", "_traceparents")
+    __slots__ = ("_spans", "traceparents")
 
     def __init__(self, traceparents: list[str], spans: Sequence[Span] = ()) -> None:
-        self._traceparents = traceparents
+        self.traceparents = traceparents
         self._spans = spans
 
     def __enter__(self) -> list[str]:
-        return self._traceparents
+        return self.traceparents
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
