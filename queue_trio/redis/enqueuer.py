@@ -55,7 +55,7 @@ class _Part:
 
     def __init__(self, jobs: Sequence[NewJob], deadline: float, *, impatient: bool) -> None:
         self.jobs = jobs
-        self.size = sum(len(job.record) for job in jobs)
+        self.size = len(jobs[0].record) if len(jobs) == 1 else sum(len(job.record) for job in jobs)
         self.deadline = deadline
         self.impatient = impatient
         self.abandoned = False
@@ -63,8 +63,8 @@ class _Part:
         self.over = False
         self.scope: trio.CancelScope | None = None
         """While it leads. Who follows has none of its own: see `Enqueuer._keep_watch`."""
-        self.wake = trio.Event()
-        """Set when a follower is settled, is to lead, is over, or is to keep watch."""
+        self.wake: trio.Event | None = None
+        """Of a follower: set when it is settled, is to lead, is over, or is to keep watch."""
         self.answers: list[Enqueued] = []
         self.error: QueueTrioError | None = None
         self.trouble: CircuitOpen | None = None
@@ -82,9 +82,14 @@ class _Part:
         """Let its caller go, without an answer."""
         self.over = True
         if self.scope is None:
-            self.wake.set()
+            self.rouse()
         else:
             self.scope.cancel()
+
+    def rouse(self) -> None:
+        """Let it look at what became of it, if it follows."""
+        if self.wake is not None:
+            self.wake.set()
 
 
 class Enqueuer:
@@ -159,14 +164,14 @@ class Enqueuer:
                             await trio.lowlevel.cancel_shielded_checkpoint()
                 finally:
                     for one in answered:
-                        one.wake.set()
+                        one.rouse()
 
     async def _follow(self, part: _Part) -> None:
         while part.waits and not part.leads:
-            if part.wake.is_set():
+            if part.wake is None or part.wake.is_set():
                 part.wake = trio.Event()
             if self._watch is None:
-                await self._keep_watch(part)
+                await self._keep_watch(part.wake)
             else:
                 if part.deadline < self._watch.deadline:
                     self._watch.deadline = part.deadline
@@ -175,14 +180,14 @@ class Enqueuer:
             self._appoint()
             await self._lead(part, gather=self._crowd < CROWD)
 
-    async def _keep_watch(self, part: _Part) -> None:
+    async def _keep_watch(self, wake: trio.Event) -> None:
         """Follow, and see to it that nobody who follows waits for longer than it will.
 
         One scope for all of them: it is the dearest thing in a call that is shared.
         """
         try:
             with trio.CancelScope(deadline=min(one.deadline for one in self._followers())) as self._watch:
-                await part.wake.wait()
+                await wake.wait()
         finally:
             self._watch = None
             now = trio.current_time()
@@ -192,9 +197,9 @@ class Enqueuer:
 
     def _appoint(self) -> None:
         # Whoever stops to follow sees to it that somebody keeps watch: also one who was woken for that and now goes.
-        if self._watch is None:
+        if self._watch is None and (self._waiting or self._under_way):
             for part in self._followers():
-                part.wake.set()
+                part.rouse()
                 return
 
     def _followers(self) -> Iterator[_Part]:
@@ -216,7 +221,7 @@ class Enqueuer:
             return False
         successor.leads = True
         leader.leads = False
-        successor.wake.set()
+        successor.rouse()
         return True
 
     def _end_impatience(self, trouble: CircuitOpen) -> None:

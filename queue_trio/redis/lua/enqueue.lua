@@ -4,7 +4,7 @@
 -- ARGV  seq, max_length (0: no limit), then per job: id, terms (rank, or "rank delay_ms unique_ms"), record
 -- Output  one letter per job: c created, d duplicate, r refused (queue full)
 --
--- With memory full the first HSET is refused before anything has changed.
+-- With memory full the first HSET or HSETNX is refused before anything has changed.
 --#include clock session ready
 local SESSION, JOB, SCHEDULED, WAKE, WORKERS, STATS, UNIQUE = unpack(KEYS, 1, 7)
 local READY = {unpack(KEYS, 8, 11)}
@@ -21,6 +21,19 @@ if max_length > 0 then
   for _, list in ipairs(READY) do room = room - redis.call('LLEN', list) end
 end
 local remembers = redis.call('EXISTS', UNIQUE) == 1
+
+-- One job that only has to join its list is the commonest call: what follows would take it half as long again.
+if #ARGV == 5 and RANKS[ARGV[4]] and max_length == 0 and not remembers then
+  local id, reply = ARGV[3], 'd'
+  if redis.call('HSETNX', JOB, id, ARGV[5]) == 1 then
+    reply = 'c'
+    redis.call('HINCRBY', STATS, 'enqueued', 1)
+    redis.call('RPUSH', READY[RANKS[ARGV[4]] + 1], id)
+    wake_fetchers(WAKE, WORKERS, 1)
+  end
+  record_reply(SESSION, seq, reply)
+  return reply
+end
 
 local ids = {}
 for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end

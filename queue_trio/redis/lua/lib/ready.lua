@@ -22,7 +22,8 @@ end
 -- As many wake tokens as there are jobs or workers, whichever is fewer. A token too many costs one empty claim.
 local function wake_fetchers(wake, workers, count)
   if count == 0 then return end
-  local want = math.min(count, MAX_WAKE, math.max(1, redis.call('ZCARD', workers)))
+  local want = count
+  if count > 1 then want = math.min(count, MAX_WAKE, math.max(1, redis.call('ZCARD', workers))) end
   local missing = want - redis.call('LLEN', wake)
   if missing > 0 then
     local tokens = {}
