@@ -99,8 +99,9 @@ class AsyncioQueueClient:
         what is queued already stays as it is. Waiting for room goes on with what was refused; within each queue the
         order is kept.
 
-        An iterator, such as a generator, is taken some hundreds of jobs at a time, in little memory. What is wrong is
-        found out on the way: a note on the error says how many are queued.
+        An iterator, such as a generator, is taken some hundreds of jobs at a time, with never all of them in memory.
+        `timeout` is for each portion. An error ends it; a note says how many of the first jobs are queued. To try
+        again, keep the jobs, or give them ids of your own.
         """
         terms = self._terms.but(timeout, on_outage, on_full)
         return await foreign_calls.enqueue_many(self._foreign, jobs, self._settings, terms, self._spans)

@@ -128,7 +128,7 @@ class Bench:
     async def _enqueue_in_bulk(self, jobs: int) -> None:
         before = await self._memory_bytes()
         began = trio.current_time()
-        await self._client.enqueue_many(self._numbered.job(number) for number in range(jobs))
+        await self._client.enqueue_many([self._numbered.job(number) for number in range(jobs)])
         self.note("enqueue_bulk_per_s", jobs / (trio.current_time() - began))
         self.note("memory_bytes_per_job", (await self._memory_bytes() - before) / jobs)
 

@@ -12,7 +12,7 @@ import trio
 from pydantic_core import from_json
 
 from queue_trio.core.job import Enqueued, Lane
-from queue_trio.errors import DeadlineExceeded, QueueTrioError, UsageError
+from queue_trio.errors import DeadlineExceeded, UsageError
 from queue_trio.intake import Intake
 from queue_trio.redis.client import Client
 from queue_trio.redis.store import RedisStore
@@ -148,7 +148,8 @@ class QueueClient:
         order is kept.
 
         An iterator, such as a generator, is taken some hundreds of jobs at a time, the next while the server works: the
-        fastest way, in little memory. What is wrong is found out on the way: the error's note says how many are queued.
+        fastest way, with never all of them in memory. `timeout` is for each portion. An error ends it; a note says how
+        many of the first jobs are queued. To try again, keep the jobs, or give them ids of your own.
         """
         return await self._enqueue_all(jobs, self._terms.but(timeout, on_outage, on_full))
 
@@ -218,27 +219,11 @@ class _Port:
         fail_fast: bool,
         meanwhile: Callable[[], None] | None,
     ) -> list[Enqueued]:
-        replies: list[Enqueued] = []
-        trouble: QueueTrioError | None = None
-        async with (
-            self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext(),
-            trio.open_nursery() as nursery,
-        ):
-            if meanwhile is not None:
-                nursery.start_soon(_after_sending, meanwhile)
-            try:
-                replies = await self._store.enqueue(
-                    lane, jobs, max_length=self._max_length, timeout_s=deadline - trio.current_time()
-                )
-            except QueueTrioError as error:
-                trouble = error  # raised below, where no nursery makes a group of it
-        if trouble is not None:
-            raise trouble
-        return replies
-
-
-async def _after_sending(meanwhile: Callable[[], None]) -> None:
-    # Two turns of the event loop: within one Trio runs tasks in any order, and the call should be on its way first.
-    for _ in range(2):
-        await trio.lowlevel.checkpoint()
-    meanwhile()
+        async with self._redis.fail_fast() if fail_fast and self._redis is not None else nullcontext():
+            return await self._store.enqueue(
+                lane,
+                jobs,
+                max_length=self._max_length,
+                timeout_s=deadline - trio.current_time(),
+                meanwhile=meanwhile,
+            )

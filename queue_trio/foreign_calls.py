@@ -80,7 +80,7 @@ class _Port:
         deadline: float,
         *,
         fail_fast: bool,
-        meanwhile: object,  # blocking, there is no meanwhile
+        meanwhile: object,  # left undone: docs/decisions/016
     ) -> list[Enqueued]:
         return await self._foreign.enqueue(
             lane, jobs, max_length=self._max_length, deadline=deadline, fail_fast=fail_fast

@@ -2,9 +2,9 @@
 
 Knows what to send and when to try again. A `Port` knows how to send and to wait; what an outage is, the layers below.
 
-Within a lane the order is kept: what was refused goes before what was not sent yet. A full lane does not hold up
-another one. While a lane is full its calls are as small as the room that was found, so that looking for room is cheap.
-The next portion is made while the server works on a call, and waits until all before it is taken.
+Within a lane the order is kept: what was refused goes before what was not sent yet. Within a portion a full lane does
+not hold up another one. While a lane is full its calls are as small as the room that was found, so that looking for
+room is cheap. The next portion is made while the server works on a call, and waits until the one before it is taken.
 """
 
 from __future__ import annotations
@@ -94,54 +94,65 @@ class Intake:
         self._port = port
         self._portions = portions
         self._drawn = False
-        self._next: Portion | None = None
+        self._ahead: Portion | None = None
         self._trouble: Exception | None = None
         self._rests: dict[Lane, _Rest] = {}
         self._terms = terms
         self._max_length = max_length
         self._rng = rng
-        self._ids: list[str] = []
+        self._done: list[JobId] = []
+        """Those of the portions before the present one."""
         self._answers: list[Enqueued] = []
+        self._count = 0
         self._taken = 0
 
     async def run(self) -> list[JobId]:
         """One id per job, in order. Raises QueueFull, naming those that got in, and what `Port.put` raises.
 
-        Also what making a portion raises, with a note on how many jobs are queued, if there are any.
+        Also what making a portion raises. If there were portions before, a note says how many jobs are queued.
         """
-        deadline = self._port.now() + self._terms.timeout_s
-        while (portion := self._take_portion()) is not None:
-            with portion.sending:
-                await self._fill(deadline, full=False)
-                if self._terms.wait_for_room and self._refused:
-                    await self._wait_for_room(deadline)
-                    if self._refused:
-                        break
-        return conclude(self._ids, self._answers, self._max_length)
+        try:
+            while (portion := self._take_portion()) is not None:
+                with portion.sending:
+                    await self._send(portion)
+        except Exception as error:
+            if self._done:
+                error.add_note(f"the first {len(self._done)} jobs are queued")
+            if self._trouble is not None and self._trouble is not error:
+                error.add_note(f"and what the jobs came from failed: {self._trouble!r}")
+            raise
+        finally:
+            if self._ahead is not None:
+                self._ahead.sending.close()
+        return self._done
 
     def _draw(self) -> None:
         """Make the next portion, unless it is there already. What fails is raised when its turn comes."""
         if not self._drawn:
             self._drawn = True
             try:
-                self._next = next(self._portions, None)
+                self._ahead = next(self._portions, None)
             except Exception as error:  # noqa: BLE001  # whatever the caller's generator raises
                 self._trouble = error
 
     def _take_portion(self) -> Portion | None:
         self._draw()
-        self._drawn = False
         if self._trouble is not None:
-            if self._taken:
-                self._trouble.add_note(f"{self._taken} jobs before it are queued")
             raise self._trouble
-        portion = self._next
-        if portion is not None:
-            self._ids += portion.ids
-            self._answers += [Enqueued.REFUSED] * len(portion.ids)
-            lanes = portion.by_lane.items()
-            self._rests = {lane: _Rest(positions, batch) for lane, (positions, batch) in lanes}
+        portion, self._ahead = self._ahead, None
+        self._drawn = False
         return portion
+
+    async def _send(self, portion: Portion) -> None:
+        deadline = self._port.now() + self._terms.timeout_s
+        self._count = len(self._done) + len(portion.ids)
+        self._answers = [Enqueued.REFUSED] * len(portion.ids)
+        lanes = portion.by_lane.items()
+        self._rests = {lane: _Rest(positions, batch) for lane, (positions, batch) in lanes}
+        await self._fill(deadline, full=False)
+        if self._terms.wait_for_room and self._refused:
+            await self._wait_for_room(deadline)
+        self._done += conclude(portion.ids, self._answers, self._max_length, before=self._done)
 
     @property
     def _refused(self) -> bool:
@@ -170,7 +181,7 @@ class Intake:
                     return  # the time was spent on waiting for room, and that is what the caller is told
                 if not self._taken:
                     raise
-                raise only_some(self._taken, len(self._ids), error) from error
+                raise only_some(self._taken, self._count, error) from error
 
     async def _fill_lane(self, lane: Lane, rest: _Rest, deadline: float) -> None:
         while rest.at < len(rest.jobs):

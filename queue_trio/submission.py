@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple, TypeAlias, get_args
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from queue_trio.tracing.spans import Spans
 
 ByLane: TypeAlias = "dict[Lane, tuple[list[int], list[NewJob]]]"
-"""Encoded jobs by lane, each with its position among all jobs of the call."""
+"""Encoded jobs by lane, each with its position in the portion."""
 
 
 class Portion(NamedTuple):
@@ -30,7 +30,7 @@ class Portion(NamedTuple):
 
     ids: list[str]
     by_lane: ByLane
-    sending: AbstractContextManager[object]
+    sending: ExitStack
 
 
 OnOutage: TypeAlias = Literal["wait", "fail"]
@@ -133,15 +133,14 @@ def prepare_many(
     now_ms: int,
     max_payload: int,
     traceparents: Sequence[str] | None = None,
-    first: int = 0,
 ) -> ByLane:
-    """Jobs by lane. Raises PayloadTooLarge. `traceparents`: one for each job. `first`: the first one's position."""
+    """Jobs by lane. Raises PayloadTooLarge. `traceparents`: one for each job."""
     by_lane: ByLane = {}
     lane: Lane | None = None
     positions: list[int] = []
     batch: list[NewJob] = []
-    for at, job in enumerate(jobs, first):
-        traceparent = None if traceparents is None else traceparents[at - first]
+    for at, job in enumerate(jobs):
+        traceparent = None if traceparents is None else traceparents[at]
         where, new = prepare(job, now_ms=now_ms, max_payload=max_payload, traceparent=traceparent)
         if where is not lane:  # mostly it is that of the job before
             lane = where
@@ -159,35 +158,33 @@ def portions(
     So of what can be looked at twice nothing is sent if one job is too large, and a generator's jobs are made only when
     they are needed.
     """
-    first, size_max = 0, MAX_BATCH
+    size_max = MAX_BATCH
     if not isinstance(jobs, Iterator):
         jobs = tuple(jobs)
         size_max = len(jobs)
         jobs = iter(jobs)
     while batch := tuple(islice(jobs, size_max)):
-        sending = None if spans is None else spans.enqueue(batch)
-        by_lane = prepare_many(
-            batch,
-            now_ms=now_ms(),
-            max_payload=max_payload,
-            traceparents=None if sending is None else sending.traceparents,
-            first=first,
-        )
-        yield Portion([job.id for job in batch], by_lane, sending or nullcontext())
-        first += len(batch)
+        with ExitStack() as sending:
+            traceparents = None if spans is None else sending.enter_context(spans.enqueue(batch))
+            by_lane = prepare_many(batch, now_ms=now_ms(), max_payload=max_payload, traceparents=traceparents)
+            portion = Portion([job.id for job in batch], by_lane, sending.pop_all())
+        yield portion
 
 
-def conclude(ids: Sequence[str], answers: Sequence[Enqueued], max_length: int) -> list[JobId]:
-    """One id per job. Raises QueueFull, naming those that did get in, if any was refused."""
+def conclude(
+    ids: Sequence[str], answers: Sequence[Enqueued], max_length: int, *, before: Sequence[JobId] = ()
+) -> list[JobId]:
+    """One id per job. Raises QueueFull if any was refused, naming those that did get in, after those `before`."""
     made = [job_id(text, answer) for text, answer in zip(ids, answers, strict=True)]
     refused = answers.count(Enqueued.REFUSED)
     if refused:
         accepted = tuple(
             one for one, answer in zip(made, answers, strict=True) if answer is not Enqueued.REFUSED
         )
+        count = len(before) + len(made)
         raise QueueFull(
-            f"{refused} of {len(made)} jobs refused: the queue holds client.max_length ({max_length}) jobs",
-            accepted,
+            f"{refused} of {count} jobs refused: the queue holds client.max_length ({max_length}) jobs",
+            (*before, *accepted),
         )
     return made
 

@@ -7,6 +7,7 @@ under `asyncio.run` in a thread, and with a blocking client in a thread, where i
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import ssl
 import sys
@@ -218,8 +219,55 @@ def in_line(server: redis.Redis, lane: Lane = LANE) -> list[str]:
     return [str(one) for one in server.lrange(LaneKeys(lane)["ready:normal"], 0, -1)]
 
 
+async def test_a_generator_goes_on_while_a_call_is_on_its_way_in_the_task_and_context_of_its_caller(
+    redis_url: str,
+) -> None:
+    app = make_app(redis_url)
+    at = contextvars.ContextVar("at", default=-1)
+    under_way: list[bool] = []
+    tasks: set[trio.lowlevel.Task] = set()
+
+    async with app.client() as client:
+        await client.enqueue(app.tasks["note"].job())
+        assert isinstance(client.store, RedisStore)
+        session = client.store._calls(LANE).enqueuers[0]._session
+
+        def jobs() -> Iterator[Job]:
+            token = at.set(0)
+            for number in range(3 * MAX_BATCH):
+                if number % MAX_BATCH == 0:
+                    call = session.unanswered
+                    under_way.append(call is not None and call.maybe_sent)
+                    tasks.add(trio.lowlevel.current_task())
+                assert at.get() == number
+                at.set(number + 1)
+                yield app.tasks["note"].job(str(number))
+            at.reset(token)
+
+        assert len(await client.enqueue_many(jobs())) == 3 * MAX_BATCH
+    assert under_way == [False, True, True]
+    assert tasks == {trio.lowlevel.current_task()}
+    assert len(await ids_in(app)) == 3 * MAX_BATCH + 1
+
+
+async def test_a_generator_slower_than_the_read_timeout_breaks_no_connection(redis_url: str) -> None:
+    app = make_app(redis_url, read_timeout=0.2)
+
+    def jobs() -> Iterator[Job]:
+        for number in range(2 * MAX_BATCH):
+            if number == MAX_BATCH:
+                time.sleep(0.3)
+            yield app.tasks["note"].job(str(number))
+
+    async with app.client() as client:
+        assert len(await client.enqueue_many(jobs())) == 2 * MAX_BATCH
+        assert client._redis is not None
+        assert (client._redis.connects, client._redis.errors.total()) == (1, 0)
+    assert len(await ids_in(app)) == 2 * MAX_BATCH
+
+
 @pytest.mark.parametrize("tracing", [False, True], ids=["plain", "tracing"])
-async def test_what_is_wrong_in_a_generator_leaves_queued_what_came_before(
+async def test_what_is_wrong_in_a_generator_leaves_queued_the_portions_before(
     kind: str, tracing: bool, redis_url: str, server: redis.Redis
 ) -> None:
     app = make_app(redis_url, max_payload=2000)
@@ -241,7 +289,7 @@ async def test_what_is_wrong_in_a_generator_leaves_queued_what_came_before(
             before, made[:] = in_line(server), []
             with pytest.raises(kind_of_error) as caught:
                 await client.enqueue_many(jobs(last))
-            assert caught.value.__notes__ == ["1000 jobs before it are queued"]
+            assert caught.value.__notes__ == ["the first 1000 jobs are queued"]
             assert in_line(server) == before + made[: 2 * MAX_BATCH]
 
     await use(kind, app, body)

@@ -665,30 +665,6 @@ class FullQueue:
         return [Enqueued.REFUSED] * len(jobs)
 
 
-async def test_a_generator_makes_jobs_while_the_server_works(autojump_clock: trio.testing.MockClock) -> None:
-    app = make_app("redis://never.asked")
-    store = memory_store()
-    taken_in = store.enqueue
-    made = 0
-    at_each_reply = []
-
-    async def slow(*args: Any, **terms: Any) -> list[Enqueued]:
-        replies = await taken_in(*args, **terms)
-        await trio.sleep(0.1)
-        at_each_reply.append(made)
-        return replies
-
-    def jobs() -> Iterator[Job]:
-        nonlocal made
-        for made in range(1, 3 * MAX_BATCH + 1):
-            yield app.tasks["note"].job(str(made))
-
-    store.enqueue = slow  # type: ignore[method-assign]
-    async with QueueClient(app, store=store) as client:
-        assert len(await client.enqueue_many(jobs())) == 3 * MAX_BATCH
-    assert at_each_reply == [2 * MAX_BATCH, 3 * MAX_BATCH, 3 * MAX_BATCH]
-
-
 async def test_in_a_crowd_that_waits_for_room_nobody_starves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

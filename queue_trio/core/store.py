@@ -15,7 +15,7 @@ import msgspec
 from queue_trio.core.job import Failure, State, encode_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.job import Claim, Enqueued, Lane, NewJob, Outcome
@@ -131,9 +131,17 @@ class Store(Protocol):
         ...
 
     async def enqueue(
-        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        *,
+        max_length: int = 0,
+        timeout_s: float = math.inf,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[Enqueued]:
         """Create jobs; one answer per job, in order. `max_length`: refuse beyond so many waiting jobs, 0 for never.
+
+        `meanwhile` is work for the time until the answer; called any number of times, or never, and must not raise.
 
         Raises DeadlineExceeded after `timeout_s` if nothing was created, OutcomeUnknown if that is not known.
         """

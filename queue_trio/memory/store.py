@@ -43,7 +43,13 @@ class MemoryStore:
         return self._lanes[lane], self._clock()
 
     async def enqueue(
-        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        *,
+        max_length: int = 0,
+        timeout_s: float = math.inf,
+        meanwhile: object = None,
     ) -> list[Enqueued]:
         at, now = await self.enter(lane)
         self._announced.add(lane)

@@ -64,6 +64,8 @@ class Call:
     args: Sequence[Any]
     on_trouble: Callable[[CircuitOpen], None] | None = None
     """Hears of every try that failed; the call itself goes on. For impatient callers who share it with patient ones."""
+    meanwhile: Callable[[], None] | None = None
+    """Work for the time between sending it and the reply. Called at every try, in the caller's task."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -329,7 +331,10 @@ class Client:
                 for call in calls:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
-                received = await connection.exchange(packed, replies, wait_s + self._settings.read_timeout)
+                meanwhile = calls[0].meanwhile if calls else None
+                received = await connection.exchange(
+                    packed, replies, wait_s + self._settings.read_timeout, meanwhile
+                )
                 for call, sent in zip(calls, sent_before, strict=True):
                     call.maybe_sent = sent  # this attempt has its answer, be it an error
             except TransportError as error:

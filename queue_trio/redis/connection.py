@@ -137,13 +137,16 @@ class Connection:
         """Send several commands at once, and give their replies in order; an error reply is a value in the list."""
         return await self.exchange(b"".join(map(pack_command, commands)), len(commands), timeout)
 
-    async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
+    async def exchange(
+        self, payload: bytes, replies: int, timeout: float, meanwhile: Callable[[], None] | None = None
+    ) -> list[Any]:
         """Send packed commands and give `replies` replies. The hot path; `execute` and `pipeline` stand on it.
 
         Args:
             payload: commands packed by `pack_command`.
             replies: how many replies they bring. Push messages are skipped and do not count.
             timeout: seconds for all of it; for a blocking command its own timeout must be part of this.
+            meanwhile: called when the commands are sent, before waiting for a reply.
 
         Raises `NotSent` if no byte was handed to the stream, `Indeterminate` (or its `ProtocolError`) from then on.
         After either, and after a cancellation, the connection is closed.
@@ -162,6 +165,8 @@ class Connection:
         try:
             with trio.CancelScope(relative_deadline=timeout):
                 await self._send(payload)
+                if meanwhile is not None:
+                    meanwhile()
                 received = await self._receive(replies)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise Indeterminate(

@@ -21,7 +21,7 @@ from queue_trio.errors import CircuitOpen, DeadlineExceeded, OutcomeUnknown, Que
 from queue_trio.redis.enqueue_call import MAX_CALL_BYTES, answers, arguments, twin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from queue_trio.core.job import Enqueued, NewJob
     from queue_trio.redis.scripts import Script
@@ -35,7 +35,7 @@ class _Part:
     """What one caller brought, and what became of it. `deadline`: on Trio's clock.
 
     `impatient`: the caller does not wait for the end of an outage. `over`: it waits no longer, and `trouble` is why, if
-    it is not the time.
+    it is not the time. `meanwhile`: the caller's work for the time of a call, if it is the one who leads.
     """
 
     __slots__ = (
@@ -46,6 +46,7 @@ class _Part:
         "impatient",
         "jobs",
         "leads",
+        "meanwhile",
         "over",
         "scope",
         "size",
@@ -53,8 +54,16 @@ class _Part:
         "wake",
     )
 
-    def __init__(self, jobs: Sequence[NewJob], deadline: float, *, impatient: bool) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[NewJob],
+        deadline: float,
+        *,
+        impatient: bool,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         self.jobs = jobs
+        self.meanwhile = meanwhile
         self.size = len(jobs[0].record) if len(jobs) == 1 else sum(len(job.record) for job in jobs)
         self.deadline = deadline
         self.impatient = impatient
@@ -108,14 +117,17 @@ class Enqueuer:
         self._waiting: deque[_Part] = deque()
         self._under_way: list[_Part] = []
 
-    async def enqueue(self, jobs: Sequence[NewJob], timeout_s: float) -> list[Enqueued]:
+    async def enqueue(
+        self, jobs: Sequence[NewJob], timeout_s: float, meanwhile: Callable[[], None] | None = None
+    ) -> list[Enqueued]:
         """At most MAX_BATCH jobs. Raises DeadlineExceeded, OutcomeUnknown, or what the server answered.
 
-        Within `Client.fail_fast` also CircuitOpen: nothing was queued.
+        Within `Client.fail_fast` also CircuitOpen: nothing was queued. `meanwhile` is called, in the caller's task, if
+        that is the one who leads.
         """
         timeout_s = max(0.0, timeout_s)
         impatient = self._session.client.failing_fast
-        part = _Part(jobs, trio.current_time() + timeout_s, impatient=impatient)
+        part = _Part(jobs, trio.current_time() + timeout_s, impatient=impatient, meanwhile=meanwhile)
         self._waiting.append(part)
         try:
             if self._led:
@@ -155,7 +167,7 @@ class Enqueuer:
                 await self._gather()
             leads = True
             while leads:
-                answered = await self._send()
+                answered = await self._send(part)
                 try:
                     if part.settled:
                         leads = False
@@ -243,14 +255,15 @@ class Enqueuer:
         self._under_way.remove(part)
         call.args = (call.args[0], *self._arguments())
 
-    async def _send(self) -> list[_Part]:
+    async def _send(self, leader: _Part) -> list[_Part]:
         """Send one call and hand out its answers. Returns the parts that have theirs, still to be woken."""
         try:
-            if self._session.unanswered is not None and not all(part.abandoned for part in self._under_way):
-                reply = await self._session.again()
-            else:
+            call = self._session.unanswered
+            if call is None or all(part.abandoned for part in self._under_way):
                 self._under_way = self._next_batch()
-                reply = await self._session.call(self._script, self._keys, self._arguments())
+                call = self._session.begin(self._script, self._keys, self._arguments())
+            call.meanwhile = leader.meanwhile  # also in place of that of a leader who has gone
+            reply = await self._session.again()
         except QueueTrioError as error:
             failure = error
             if isinstance(error, ServerError) and self._session.refused_in_doubt:

@@ -38,7 +38,7 @@ from queue_trio.redis.reads import Reads
 from queue_trio.redis.session import Session, SharedSession
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from queue_trio.core.dequeue import Priority
     from queue_trio.core.job import NewJob, Outcome, State
@@ -141,7 +141,13 @@ class RedisStore:
     # --- transitions -----------------------------------------------------------------------------------------------
 
     async def enqueue(
-        self, lane: Lane, jobs: Sequence[NewJob], *, max_length: int = 0, timeout_s: float = math.inf
+        self,
+        lane: Lane,
+        jobs: Sequence[NewJob],
+        *,
+        max_length: int = 0,
+        timeout_s: float = math.inf,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[Enqueued]:
         calls = self._calls(lane)
         enqueuer = calls.enqueuers.get(max_length)
@@ -150,7 +156,7 @@ class RedisStore:
             keys = calls.enqueue.keys(calls.keys, {"session": key})
             enqueuer = calls.enqueuers[max_length] = Enqueuer(session, calls.enqueue, keys, max_length)
         if len(jobs) == 1 and calls.announced:
-            return await enqueuer.enqueue(jobs, timeout_s)
+            return await enqueuer.enqueue(jobs, timeout_s, meanwhile)
         deadline = trio.current_time() + timeout_s
         answers: list[Enqueued] = []
         if not calls.announced:
@@ -158,7 +164,7 @@ class RedisStore:
                 await self._announce(lane, calls)
         try:
             for piece in split(jobs):
-                answers += await enqueuer.enqueue(piece, deadline - trio.current_time())
+                answers += await enqueuer.enqueue(piece, deadline - trio.current_time(), meanwhile)
         except (DeadlineExceeded, ServerRefused) as error:
             if not answers:
                 raise

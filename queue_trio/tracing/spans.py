@@ -87,8 +87,8 @@ class Spans:
     def enqueue(self, jobs: Sequence[Job]) -> Enqueue:
         """`with spans.enqueue(jobs) as traceparents`: one for each job's record; the block is the time it takes.
 
-        Inside a trace the whole call is one span of it. Outside of any, each job begins a trace of its own, or a large
-        batch would be sampled all or nothing.
+        Inside a trace the whole call is one span of it (of an iterator, each portion). Outside of any, each job begins
+        a trace of its own, or a large batch would be sampled all or nothing.
         """
         here = trace.get_current_span().get_span_context()
         if here.is_valid:
@@ -254,14 +254,14 @@ class Spans:
 class Enqueue:
     """One call of a client; see `Spans.enqueue`."""
 
-    __slots__ = ("_spans", "traceparents")
+    __slots__ = ("_spans", "_traceparents")
 
     def __init__(self, traceparents: list[str], spans: Sequence[Span] = ()) -> None:
-        self.traceparents = traceparents
+        self._traceparents = traceparents
         self._spans = spans
 
     def __enter__(self) -> list[str]:
-        return self.traceparents
+        return self._traceparents
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

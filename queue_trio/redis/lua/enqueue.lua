@@ -22,7 +22,7 @@ if max_length > 0 then
 end
 local remembers = redis.call('EXISTS', UNIQUE) == 1
 
--- One job that only has to join its list is the commonest call: what follows would take it half as long again.
+-- One job that only has to join its list is the commonest call, and needs three commands fewer than what follows.
 if #ARGV == 5 and RANKS[ARGV[4]] and max_length == 0 and not remembers then
   local id, reply = ARGV[3], 'd'
   if redis.call('HSETNX', JOB, id, ARGV[5]) == 1 then
