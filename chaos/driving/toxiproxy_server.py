@@ -213,8 +213,7 @@ class ToxiproxyServer:
             self._api = Api(f"http://127.0.0.1:{port}")
         with trio.move_on_after(_START_S):
             while not await self._answers(secret):
-                if not self.running:
-                    raise self._early_end(offset)
+                await self._check_start(offset)
                 await trio.sleep(_POLL_S)
             await self.api.call("forget", lambda api: api.delete(f"/proxies/{secret}"))
             return
@@ -232,13 +231,16 @@ class ToxiproxyServer:
         except HarnessError:
             return False
 
-    def _early_end(self, offset: int) -> HarnessError:
+    async def _check_start(self, offset: int) -> None:
+        """Raises HarnessError if it will never answer. One whose port is taken lives on, and only its log says so."""
         assert self._process is not None
-        said = self.log.read_bytes()[offset:].decode(errors="replace")
+        ended = not self.running  # before its log is read: what it said last is then in it
+        said = (await trio.to_thread.run_sync(self.log.read_bytes))[offset:].decode(errors="replace")
         if "address already in use" in said:
-            return _PortTaken(said)
-        last = (said.strip() or "it said nothing").splitlines()[-1]
-        return HarnessError(f"Toxiproxy ended with exit code {self._process.returncode}: {last}")
+            raise _PortTaken(f"Toxiproxy cannot listen on port {self.api.port}: somebody else does")
+        if ended:
+            last = (said.strip() or "it said nothing").splitlines()[-1]
+            raise HarnessError(f"Toxiproxy ended with exit code {self._process.returncode}: {last}")
 
 
 class _PortTaken(HarnessError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -167,6 +169,33 @@ async def test_reset_cleans_every_proxy(server: ToxiproxyServer, proxy: Proxy) -
     await proxy.disable()
     await server.api.reset()
     assert await ask(proxy) == b"hello"
+
+
+async def test_a_port_that_is_taken_is_left_for_the_next_at_once(
+    binary: Path, server: ToxiproxyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Toxiproxy that cannot listen does not end: waiting for its answer, or for its end, is waiting in vain."""
+
+    def draw(*ports: int) -> None:
+        turns = iter(ports)
+        drawn = SimpleNamespace(choice=lambda _: next(turns), randrange=lambda _: len(ports))
+        monkeypatch.setattr("chaos.driving.toxiproxy_server.random.SystemRandom", lambda: drawn)
+
+    taken = server.api.port
+    free = next(port for port in range(31_999, 20_000, -1) if port != taken and is_free(port))
+    with trio.fail_after(8):  # less than one that starts may take to answer
+        draw(taken, taken, free)
+        async with open_toxiproxy(binary) as second:
+            assert second.api.port == free
+        draw(*[taken] * 20)
+        with pytest.raises(HarnessError, match="found no free port in 20 tries"):
+            await open_toxiproxy(binary).__aenter__()
+    await server.api.ping()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 async def test_nothing_is_left_when_the_block_ends(binary: Path) -> None:
