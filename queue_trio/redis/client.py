@@ -66,6 +66,8 @@ class Call:
     """Hears of every try that failed; the call itself goes on. For impatient callers who share it with patient ones."""
     meanwhile: Callable[[], None] | None = None
     """Work for the time between sending it and the reply. Called at every try, in the caller's task."""
+    looks: int = 0
+    """For so many turns of the event loop look for the reply instead of sleeping: see `Connection.exchange`."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -331,9 +333,9 @@ class Client:
                 for call in calls:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
-                meanwhile = calls[0].meanwhile if calls else None
+                meanwhile, looks = (calls[0].meanwhile, calls[0].looks) if calls else (None, 0)
                 received = await connection.exchange(
-                    packed, replies, wait_s + self._settings.read_timeout, meanwhile
+                    packed, replies, wait_s + self._settings.read_timeout, meanwhile, looks
                 )
                 for call, sent in zip(calls, sent_before, strict=True):
                     call.maybe_sent = sent  # this attempt has its answer, be it an error

@@ -138,7 +138,12 @@ class Connection:
         return await self.exchange(b"".join(map(pack_command, commands)), len(commands), timeout)
 
     async def exchange(
-        self, payload: bytes, replies: int, timeout: float, meanwhile: Callable[[], None] | None = None
+        self,
+        payload: bytes,
+        replies: int,
+        timeout: float,
+        meanwhile: Callable[[], None] | None = None,
+        looks: int = 0,
     ) -> list[Any]:
         """Send packed commands and give `replies` replies. The hot path; `execute` and `pipeline` stand on it.
 
@@ -147,6 +152,7 @@ class Connection:
             replies: how many replies they bring. Push messages are skipped and do not count.
             timeout: seconds for all of it; for a blocking command its own timeout must be part of this.
             meanwhile: called when the commands are sent, before waiting for a reply.
+            looks: for so many turns of the event loop look whether a reply is there, before sleeping until it is.
 
         Raises `NotSent` if no byte was handed to the stream, `Indeterminate` (or its `ProtocolError`) from then on.
         After either, and after a cancellation, the connection is closed.
@@ -161,57 +167,81 @@ class Connection:
             self.abort()
             raise ProtocolError(f"{self.name} sent something that no command asked for")
         self._busy = True
-        received = None
+        received: list[Any] = []
+        deadline = trio.current_time() + timeout
         try:
-            with trio.CancelScope(relative_deadline=timeout):
-                await self._send(payload)
-                if meanwhile is not None:
-                    meanwhile()
-                received = await self._receive(replies)
+            rest = await self._send_at_once(payload)
+            if looks and not rest:
+                await self._look(looks, replies, received)
+            if len(received) < replies:
+                with trio.CancelScope(deadline=deadline):
+                    if rest:
+                        await self._stream.send_all(rest)
+                    if meanwhile is not None:
+                        meanwhile()
+                    await self._receive(replies, received)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise Indeterminate(
                 f"the connection to {self.name} broke before its reply came: {_reason(exc)}"
             ) from exc
         finally:
             self._busy = False
-            if received is None:
+            if len(received) < replies:
                 self.abort()
-        if received is None:
+        if len(received) < replies:
             raise Indeterminate(f"no reply from {self.name} within {timeout:g} s")
         return received
 
-    async def _send(self, payload: bytes) -> None:
-        if self._socket is None:
-            await self._stream.send_all(payload)
-            return
+    async def _send_at_once(self, payload: bytes) -> bytes | memoryview:
+        """Send what goes out without waiting; what is left is returned."""
         # Trio's own send gives way to other tasks even where the kernel takes everything at once, and that costs a turn
         # of the event loop for every command. Waiting for the reply gives way to them anyway.
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._socket is None:
+            return payload
         try:
             sent = os.write(self._socket.fileno(), payload)
         except BlockingIOError:
-            sent = 0
+            return payload
         except OSError as exc:
             raise trio.BrokenResourceError(str(exc)) from exc
-        if sent < len(payload):
-            await self._stream.send_all(memoryview(payload)[sent:])
+        return memoryview(payload)[sent:]
 
-    async def _receive(self, replies: int) -> list[Any]:
-        received: list[Any] = []
-        gets = self._reader.gets
-        while len(received) < replies:
-            data = await self._stream.receive_some(_RECEIVE_SIZE)
-            if not data:
-                raise Indeterminate(f"{self.name} closed the connection before its reply was complete")
+    async def _look(self, looks: int, replies: int, received: list[Any]) -> None:
+        """Take what comes within some turns of the event loop, in which other tasks run.
+
+        It needs no deadline, being over soon, so a reply that is found costs no cancel scope either.
+        """
+        if self._socket is None:
+            return
+        for _ in range(looks):
+            await trio.lowlevel.checkpoint()
             try:
-                self._reader.feed(data)  # type: ignore[arg-type]  # takes a bytearray as well
-                while len(received) < replies and (reply := gets()) is not _MORE:
-                    if type(reply) is not hiredis.PushNotification:
-                        received.append(reply)
-            except Exception as exc:
-                # Also TypeError (a list as the key of a map) and MemoryError (a length nobody can mean).
-                raise ProtocolError(f"{self.name} does not speak RESP: {_reason(exc)}") from exc
-        return received
+                data = os.read(self._socket.fileno(), _RECEIVE_SIZE)
+            except BlockingIOError:
+                continue  # not yet
+            except OSError as exc:
+                raise trio.BrokenResourceError(str(exc)) from exc
+            self._take(data, replies, received)
+            return
+
+    async def _receive(self, replies: int, received: list[Any]) -> None:
+        while len(received) < replies:
+            self._take(await self._stream.receive_some(_RECEIVE_SIZE), replies, received)
+
+    def _take(self, data: bytes | bytearray, replies: int, received: list[Any]) -> None:
+        """Add the replies that are whole. Raises Indeterminate at the end of the stream, and ProtocolError."""
+        if not data:
+            raise Indeterminate(f"{self.name} closed the connection before its reply was complete")
+        gets = self._reader.gets
+        try:
+            self._reader.feed(data)  # type: ignore[arg-type]  # takes a bytearray as well
+            while len(received) < replies and (reply := gets()) is not _MORE:
+                if type(reply) is not hiredis.PushNotification:
+                    received.append(reply)
+        except Exception as exc:
+            # Also TypeError (a list as the key of a map) and MemoryError (a length nobody can mean).
+            raise ProtocolError(f"{self.name} does not speak RESP: {_reason(exc)}") from exc
 
     def _at_rest(self) -> bool:
         """Whether the reader holds nothing but whole push messages: no reply, no part of one.

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -694,3 +695,134 @@ async def test_a_loop_of_commands_lets_others_run_and_can_be_cancelled(redis_url
             while True:
                 await connection.execute("PING", timeout=10)
     assert scope.cancelled_caught
+
+
+# --- looking for the reply before sleeping -------------------------------------------------------------------------
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+LOOKS = 50
+
+
+class Looker:
+    """A connection that looks, to a peer of the test's own. `slept`: how often it went to sleep all the same."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours, self.peer = trio.socket.socketpair()
+        stream = trio.SocketStream(ours)
+        self.connection = Connection(stream)
+        self.slept = 0
+        receive_some = stream.receive_some
+
+        async def counted(max_bytes: int | None = None) -> bytes | bytearray:
+            self.slept += 1
+            return await receive_some(max_bytes)
+
+        monkeypatch.setattr(stream, "receive_some", counted)
+
+    async def ping(self, timeout: float = 10) -> Any:  # noqa: ASYNC109
+        return await self.connection.exchange(PING, 1, timeout, None, LOOKS)
+
+    async def after(self, turns: int, *pieces: bytes) -> None:
+        """Let the peer wait for the command and some turns, and send these; at the end it hangs up."""
+        assert await self.peer.recv(100) == PING
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        for piece in pieces:
+            await self.peer.send(piece)
+            await wait_all_tasks_blocked()
+        self.peer.close()
+
+
+@pytest.fixture
+async def looker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Looker]:
+    looker = Looker(monkeypatch)
+    yield looker
+    looker.connection.abort()
+    looker.peer.close()
+
+
+async def test_a_reply_that_comes_soon_is_taken_without_sleeping(looker: Looker) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looker.after, 5, b">2\r\n+invalidate\r\n:1\r\n+PONG\r\n")
+        assert await looker.ping() == [b"PONG"]
+    assert looker.slept == 0
+    assert looker.connection.usable
+
+
+async def test_who_has_looked_in_vain_sleeps(looker: Looker) -> None:
+    """`wait_all_tasks_blocked` returns, so nothing goes on looking; other tasks run all the while."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while not looker.slept:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def late() -> None:
+        assert await looker.peer.recv(100) == PING
+        await wait_all_tasks_blocked()
+        assert looker.slept == 1
+        await looker.peer.send(b"+PONG\r\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        nursery.start_soon(late)
+        assert await looker.ping() == [b"PONG"]
+    assert LOOKS - 2 <= turns <= LOOKS + 2
+
+
+async def test_the_rest_of_a_reply_is_waited_for(looker: Looker) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looker.after, 5, b"+PO", b"NG\r\n")
+        assert await looker.ping() == [b"PONG"]
+    assert looker.slept == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"+PO"], ids=["nothing", "half a reply"])
+async def test_a_peer_that_hangs_up_while_its_reply_is_looked_for(looker: Looker, said: bytes) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looker.after, 5, *filter(None, [said]))
+        with pytest.raises(Indeterminate, match="closed the connection before its reply"):
+            await looker.ping()
+    assert not looker.connection.usable
+
+
+@pytest.mark.parametrize("how", ["cancelled", "aborted", "reset"])
+async def test_whatever_ends_the_looking_ends_the_connection(looker: Looker, how: str) -> None:
+    scope = trio.CancelScope()
+
+    async def end() -> None:
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        if how == "cancelled":
+            scope.cancel()
+        elif how == "aborted":
+            looker.connection.abort()
+        else:
+            looker.peer.close()  # with the command unread: a reset
+
+    told: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with scope:
+            try:
+                await looker.ping()
+            except Indeterminate as error:
+                told.append(str(error))
+    assert (scope.cancelled_caught, len(told)) == (how == "cancelled", how != "cancelled")
+    assert looker.slept == 0
+    assert not looker.connection.usable
+
+
+async def test_the_time_to_look_is_part_of_the_timeout(looker: Looker) -> None:
+    async def slow() -> None:
+        for _ in range(LOOKS // 5):
+            await trio.lowlevel.checkpoint()
+            time.sleep(0.02)  # noqa: ASYNC251  # a task that holds up the event loop
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow)
+        with pytest.raises(Indeterminate, match=r"no reply from redis within 0\.1 s"):
+            await looker.ping(0.1)
+    assert not looker.connection.usable

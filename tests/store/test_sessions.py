@@ -6,6 +6,7 @@ behind must be the same, byte by byte but for times.
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Enqueued, State
 from queue_trio.core.store import Swept
 from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, ServerError
-from queue_trio.redis import scripts
+from queue_trio.redis import enqueuer, scripts
+from queue_trio.redis.connection import Connection
+from queue_trio.redis.enqueuer import LOOKS
 from queue_trio.redis.store import RedisStore
 from tests.store.relay import Fault, Kind, Relay, open_relay
 from tests.store.worlds import (
@@ -683,6 +686,81 @@ async def test_half_of_a_crowd_goes_along_with_each_call(relayed: Relayed) -> No
     assert await _calls_of(relayed.direct, "evalsha") - before <= 48
     assert sum(on_its_way) >= 0.9 * len(on_its_way)
     assert await relayed.direct.counts() == {"ready normal": 641, "enqueued": 641}
+
+
+# --- looking for the reply -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each exchange, in how many turns it would look. Every reply counts as soon, and every call as soon after."""
+    for name in ("LOOKED_S", "SLEPT_S", "AGAIN_S"):
+        monkeypatch.setattr(enqueuer, name, math.inf)
+    return _noted_looks(monkeypatch)
+
+
+def _noted_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    exchange, found = Connection.exchange, []
+
+    async def noted(self: Connection, *args: Any) -> list[Any]:
+        found.append(args[4] if len(args) > 4 else 0)
+        return await exchange(self, *args)
+
+    monkeypatch.setattr(Connection, "exchange", noted)
+    return found
+
+
+async def test_one_who_comes_again_and_again_looks_for_the_reply(relayed: Relayed, looks: list[int]) -> None:
+    await relayed.direct.enqueue("warm")  # announces the queue
+    looks.clear()
+    for number in range(5):
+        await relayed.direct.enqueue(f"{number}")
+    await relayed.direct.claim()
+    assert looks == [*[LOOKS] * 5, 0]
+
+
+async def test_a_crowd_has_other_work_than_looking(relayed: Relayed, looks: list[int]) -> None:
+    await relayed.direct.enqueue("warm")
+    looks.clear()
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(relayed.direct.enqueue, f"{number}")
+    await relayed.direct.enqueue("who comes alone after a crowd")
+    await relayed.direct.enqueue("and again")
+    assert looks[0] == LOOKS  # of what is to come it knows nothing
+    assert looks[-2:] == [0, LOOKS]
+    assert len(looks) >= 4
+    assert not any(looks[1:-1])
+
+
+@pytest.mark.parametrize("name", ["LOOKED_S", "SLEPT_S", "AGAIN_S"])
+async def test_nobody_looks_for_the_reply_of_a_server_far_away_or_after_a_pause(
+    relayed: Relayed, looks: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(enqueuer, name, 0.0)
+    await relayed.direct.enqueue("warm")
+    looks.clear()
+    for number in range(4):
+        await relayed.direct.enqueue(f"{number}")
+    # Having looked in vain, it sleeps; having slept for a short time, it looks.
+    assert looks == ([LOOKS, 0, LOOKS, 0] if name == "LOOKED_S" else [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("kind", [Kind.DROP_REQUEST, Kind.LOSE_REPLY, Kind.CUT_REPLY, Kind.HOLD_REPLY])
+async def test_an_enqueue_disturbed_while_it_looks_happens_once(
+    relayed: Relayed, looks: list[int], kind: Kind
+) -> None:
+    await _load_scripts(relayed)
+    await relayed.world.enqueue("warm")
+    await relayed.world.enqueue("warmer")
+    for offset in range(7 if kind is Kind.CUT_REPLY else 1):
+        relayed.relay.arm(scripts.load("enqueue").sha, Fault(kind, offset))
+        looks.clear()
+        assert await relayed.world.enqueue(f"{offset}") == [Enqueued.CREATED]
+        assert await relayed.world.enqueue(f"{offset}") == [Enqueued.DUPLICATE]
+        assert relayed.relay.seen == 3
+        assert looks.count(LOOKS) >= 3
+    assert await relayed.direct.counts() == {"ready normal": offset + 3, "enqueued": offset + 3}
 
 
 @pytest.mark.parametrize("victim", ["who leads next", "who has its answer"])
