@@ -182,16 +182,19 @@ end
         edits=(
             Edit(
                 "redis/connection.py",
-                old="            with trio.CancelScope(relative_deadline=timeout):\n"
-                "                await self._send(payload)\n",
-                new="            with trio.CancelScope(relative_deadline=timeout) as scope:\n"
-                "                await self._send(payload)\n",
+                old="        deadline = trio.current_time() + timeout\n",
+                new="        scope = trio.CancelScope(deadline=trio.current_time() + timeout)\n",
             ),
             Edit(
                 "redis/connection.py",
-                old="            if received is None:\n                self.abort()\n        if received is None:\n",
-                new="            if received is None and not scope.cancelled_caught:\n"
-                "                self.abort()\n        if received is None:\n",
+                old="                with trio.CancelScope(deadline=deadline):\n",
+                new="                with scope:\n",
+            ),
+            Edit(
+                "redis/connection.py",
+                old="            if len(received) < replies:\n                self.abort()\n",
+                new="            if len(received) < replies and not scope.cancelled_caught:\n"
+                "                self.abort()\n",
             ),
             Edit(
                 "redis/client.py",
