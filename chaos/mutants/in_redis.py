@@ -182,12 +182,13 @@ end
         edits=(
             Edit(
                 "redis/connection.py",
-                old="        deadline = trio.current_time() + timeout\n",
-                new="        scope = trio.CancelScope(deadline=trio.current_time() + timeout)\n",
+                old="        began = trio.current_time()\n",
+                new="        began = trio.current_time()\n"
+                "        scope = trio.CancelScope(deadline=began + timeout)\n",
             ),
             Edit(
                 "redis/connection.py",
-                old="                with trio.CancelScope(deadline=deadline):\n",
+                old="                with trio.CancelScope(deadline=began + timeout):\n",
                 new="                with scope:\n",
             ),
             Edit(
@@ -200,7 +201,7 @@ end
                 "redis/client.py",
                 old="                pool.lost += connection is not None\n                pool.drop_idle()\n",
                 new="                if connection is not None and connection.usable:\n"
-                "                    pool.give_back(connection, trio.current_time())\n"
+                "                    pool.give_back(connection)\n"
                 "                else:\n"
                 "                    pool.lost += connection is not None\n"
                 "                    pool.drop_idle()\n",

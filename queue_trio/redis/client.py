@@ -66,8 +66,8 @@ class Call:
     """Hears of every try that failed; the call itself goes on. For impatient callers who share it with patient ones."""
     meanwhile: Callable[[], None] | None = None
     """Work for the time between sending it and the reply. Called at every try, in the caller's task."""
-    looks: int = 0
-    """For so many turns of the event loop look for the reply instead of sleeping: see `Connection.exchange`."""
+    look: bool = False
+    """Look for the reply before sleeping, if that promises to find it: see `Connection.exchange`."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -327,15 +327,15 @@ class Client:
             permit = self.breaker.acquire(began)
             connection = None
             try:
-                connection = pool.take_idle() or await pool.open()
+                connection = pool.take_idle(began) or await pool.open()
                 packed = payload()
                 sent_before = [call.maybe_sent for call in calls]
                 for call in calls:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
-                meanwhile, looks = (calls[0].meanwhile, calls[0].looks) if calls else (None, 0)
+                meanwhile, look = (calls[0].meanwhile, calls[0].look) if calls else (None, False)
                 received = await connection.exchange(
-                    packed, replies, wait_s + self._settings.read_timeout, meanwhile, looks
+                    packed, replies, wait_s + self._settings.read_timeout, meanwhile, look=look
                 )
                 for call, sent in zip(calls, sent_before, strict=True):
                     call.maybe_sent = sent  # this attempt has its answer, be it an error
@@ -356,14 +356,13 @@ class Client:
                 if self.failing_fast:
                     self._tell(self._outage.cut_short(now - began - wait_s, now))
                 raise
-            now = trio.current_time()
-            permit.success(now)
-            self._give_back(connection, received, now)
+            permit.success(connection.answered_at)
+            self._give_back(connection, received)
             return received
         finally:
             self._limit.release()
 
-    def _give_back(self, connection: Connection, received: list[Any], now: float) -> None:
+    def _give_back(self, connection: Connection, received: list[Any]) -> None:
         for reply in received:
             # A script's first time brings NOSCRIPT, and is no failure.
             if isinstance(reply, ServerError) and reply.code != "NOSCRIPT":
@@ -373,7 +372,7 @@ class Client:
                     connection.abort()
                     self._pool.lost += 1
                     return
-        self._pool.give_back(connection, now)
+        self._pool.give_back(connection)
 
     # --- what is told ----------------------------------------------------------------------------------------------
 

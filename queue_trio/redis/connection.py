@@ -37,6 +37,7 @@ from queue_trio.errors import (
 )
 from queue_trio.redis.endpoint import Endpoint
 from queue_trio.redis.error_replies import error_from_reply
+from queue_trio.redis.lookout import TURNS, Lookout
 
 Argument: TypeAlias = str | bytes | int | float
 Reply: TypeAlias = bool | int | float | bytes | list[Any] | dict[Any, Any] | None
@@ -74,6 +75,9 @@ class Connection:
     def __init__(self, stream: trio.abc.Stream, *, name: str = "redis") -> None:
         self.name = name
         self.server = ServerInfo()
+        self.answered_at = -math.inf
+        """When its last replies were complete, on Trio's clock."""
+        self._lookout = Lookout()
         self._stream = stream
         self._close_now = _closers(stream)
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
@@ -143,7 +147,8 @@ class Connection:
         replies: int,
         timeout: float,
         meanwhile: Callable[[], None] | None = None,
-        looks: int = 0,
+        *,
+        look: bool = False,
     ) -> list[Any]:
         """Send packed commands and give `replies` replies. The hot path; `execute` and `pipeline` stand on it.
 
@@ -152,29 +157,28 @@ class Connection:
             replies: how many replies they bring. Push messages are skipped and do not count.
             timeout: seconds for all of it; for a blocking command its own timeout must be part of this.
             meanwhile: called when the commands are sent, before waiting for a reply.
-            looks: for so many turns of the event loop look whether a reply is there, before sleeping until it is.
+            look: look for the reply for some turns of the event loop before sleeping until it is there, if that
+                promises to find it. Not with `meanwhile`, which is the better use of that time.
 
         Raises `NotSent` if no byte was handed to the stream, `Indeterminate` (or its `ProtocolError`) from then on.
         After either, and after a cancellation, the connection is closed.
         """
-        if self._busy:
-            raise InternalError(f"two tasks use the connection to {self.name} at once")
-        if not self._open:
-            raise NotSent(f"the connection to {self.name} is closed")
-        if not 0 < timeout < math.inf:
-            self._refuse_timeout(timeout)
+        if self._busy or not self._open or not 0 < timeout < math.inf:
+            self._refuse(timeout)
         if not self._at_rest():
             self.abort()
             raise ProtocolError(f"{self.name} sent something that no command asked for")
         self._busy = True
         received: list[Any] = []
-        deadline = trio.current_time() + timeout
+        began = trio.current_time()
+        found = False
         try:
             rest = await self._send_at_once(payload)
-            if looks and not rest:
-                await self._look(looks, replies, received)
+            look = look and meanwhile is None and not rest and self._lookout.promising(began)
+            if look:
+                found = await self._look(replies, received)
             if len(received) < replies:
-                with trio.CancelScope(deadline=deadline):
+                with trio.CancelScope(deadline=began + timeout):
                     if rest:
                         await self._stream.send_all(rest)
                     if meanwhile is not None:
@@ -190,6 +194,11 @@ class Connection:
                 self.abort()
         if len(received) < replies:
             raise Indeterminate(f"no reply from {self.name} within {timeout:g} s")
+        self.answered_at = now = trio.current_time()
+        if found:
+            self._lookout.found(now)
+        else:
+            self._lookout.slept(now - began, now, looked=look)
         return received
 
     async def _send_at_once(self, payload: bytes) -> bytes | memoryview:
@@ -207,14 +216,13 @@ class Connection:
             raise trio.BrokenResourceError(str(exc)) from exc
         return memoryview(payload)[sent:]
 
-    async def _look(self, looks: int, replies: int, received: list[Any]) -> None:
-        """Take what comes within some turns of the event loop, in which other tasks run.
+    async def _look(self, replies: int, received: list[Any]) -> bool:
+        """Take what comes within some turns of the event loop, in which other tasks run. Whether anything came.
 
         It needs no deadline, being over soon, so a reply that is found costs no cancel scope either.
         """
-        if self._socket is None:
-            return
-        for _ in range(looks):
+        assert self._socket is not None  # to others nothing is sent at once
+        for _ in range(TURNS):
             await trio.lowlevel.checkpoint()
             try:
                 data = os.read(self._socket.fileno(), _RECEIVE_SIZE)
@@ -223,7 +231,8 @@ class Connection:
             except OSError as exc:
                 raise trio.BrokenResourceError(str(exc)) from exc
             self._take(data, replies, received)
-            return
+            return True
+        return False
 
     async def _receive(self, replies: int, received: list[Any]) -> None:
         while len(received) < replies:
@@ -258,7 +267,11 @@ class Connection:
         except Exception:  # noqa: BLE001  # whatever the reader stumbled over, it is not at rest
             return False
 
-    def _refuse_timeout(self, timeout: float) -> NoReturn:
+    def _refuse(self, timeout: float) -> NoReturn:
+        if self._busy:
+            raise InternalError(f"two tasks use the connection to {self.name} at once")
+        if not self._open:
+            raise NotSent(f"the connection to {self.name} is closed")
         if timeout <= 0:
             raise NotSent(f"no time was left to ask {self.name}")
         raise InternalError(f"a command without a deadline (timeout={timeout!r})")

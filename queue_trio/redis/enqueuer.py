@@ -10,7 +10,6 @@ failure their time is over, and the call goes on for the others.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -30,15 +29,6 @@ if TYPE_CHECKING:
 
 CROWD: Final = 16
 """Of so many callers only half go along with a call. For fewer, a second call costs more than it hides."""
-
-
-LOOKS: Final = 16
-"""Turns of the event loop for which one who is alone looks for the reply: about 200 µs. See docs/decisions/017."""
-LOOKED_S: Final = 0.0002
-SLEPT_S: Final = 0.0004
-"""A reply that came within these, having been looked for or slept for, is one of a server nearby."""
-AGAIN_S: Final = 0.0004
-"""A server nearby is still awake for one who comes again within this."""
 
 
 class _Part:
@@ -123,8 +113,6 @@ class Enqueuer:
         self._led = False
         self._crowd = 0
         """How many were there when the last call was answered: who had shared it may come again."""
-        self._look_until = -math.inf
-        """Until when (Trio's clock) a call may begin for whose reply looking is worth it."""
         self._watch: trio.CancelScope | None = None
         self._waiting: deque[_Part] = deque()
         self._under_way: list[_Part] = []
@@ -275,13 +263,8 @@ class Enqueuer:
                 self._under_way = self._next_batch()
                 call = self._session.begin(self._script, self._keys, self._arguments())
             call.meanwhile = leader.meanwhile  # also in place of that of a leader who has gone
-            began = trio.current_time()
-            # Not in a crowd: there is work to do until the reply comes.
-            call.looks = LOOKS if began < self._look_until and self._crowd == 1 else 0
+            call.look = self._crowd == 1  # in a crowd there is work to do until the reply comes
             reply = await self._session.again()
-            now = trio.current_time()
-            soon = now - began < (LOOKED_S if call.looks else SLEPT_S)
-            self._look_until = now + AGAIN_S if soon else -math.inf
         except QueueTrioError as error:
             failure = error
             if isinstance(error, ServerError) and self._session.refused_in_doubt:

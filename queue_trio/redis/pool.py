@@ -31,9 +31,10 @@ class Pool:
         self._resolver = resolver
         self._settings = settings
         self._name = name
-        self.limit = trio.CapacityLimiter(settings.max_connections)
-        self.idle: list[tuple[Connection, float]] = []
-        """The one used last is at the end, each with the time of that."""
+        # Not a CapacityLimiter: who holds which place nobody asks, and remembering it costs each command a microsecond.
+        self.limit = trio.Semaphore(settings.max_connections, max_value=settings.max_connections)
+        self.idle: list[Connection] = []
+        """The one used last is at the end."""
         self.closed = False
         self.lost = 0
         """Connections that broke, or were found broken, and have not been replaced yet."""
@@ -41,11 +42,11 @@ class Pool:
         self.reconnects = 0
         """Connections made in place of lost ones."""
 
-    def take_idle(self) -> Connection | None:
+    def take_idle(self, now: float) -> Connection | None:
         """A connection that is there and looks well, if there is one."""
         while self.idle:
-            connection, used = self.idle.pop()
-            if trio.current_time() - used < IDLE_CHECK_S or not connection.stale():
+            connection = self.idle.pop()
+            if now - connection.answered_at < IDLE_CHECK_S or not connection.stale():
                 return connection
             connection.abort()
             self.lost += 1
@@ -78,12 +79,12 @@ class Pool:
             self.reconnects += 1
         return connection
 
-    def give_back(self, connection: Connection, now: float) -> None:
+    def give_back(self, connection: Connection) -> None:
         """Its exchange is complete. Once the pool is closed, so is the connection."""
         if self.closed:
             connection.abort()
         else:
-            self.idle.append((connection, now))
+            self.idle.append(connection)
 
     def drop_idle(self) -> None:
         """Close what lies idle.
@@ -91,7 +92,7 @@ class Pool:
         What ended one connection has probably ended all. A connection that is silently dead (behind a firewall that
         forgot it) looks well, and finding out costs a read timeout: nobody should pay that for each one in turn.
         """
-        for connection, _ in self.idle:
+        for connection in self.idle:
             connection.abort()
         self.lost += len(self.idle)
         self.idle.clear()
@@ -99,7 +100,7 @@ class Pool:
     async def aclose(self) -> None:
         """Close every connection. Idempotent; cancelled, it closes them all the same."""
         self.closed = True
-        connections = [connection for connection, _ in self.idle]
+        connections = list(self.idle)
         self.idle.clear()
         try:
             with trio.move_on_after(CLOSE_TIMEOUT_S):

@@ -103,7 +103,7 @@ async def test_a_cancelled_call_leaves_its_reply_to_nobody(redis_url: str) -> No
         for n in range(5):
             assert await client.ask("ECHO", n) == str(n).encode()
         assert client.connects == 2
-        assert client._limit.borrowed_tokens == 0
+        assert client._limit.value == client._settings.max_connections
 
 
 async def test_a_closed_client_says_so(redis_url: str) -> None:
@@ -120,7 +120,7 @@ async def test_closed_while_it_is_cancelled_no_socket_is_left(redis_url: str) ->
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(client.ask, "PING")
-        connections = [connection for connection, _ in client._pool.idle]
+        connections = list(client._pool.idle)
         assert len(connections) > 1
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -261,7 +261,7 @@ async def test_a_cancelled_probe_gives_its_place_back(private_redis: EmbeddedRed
                 await client.command("PING")
             nursery.cancel_scope.cancel()
         assert client.breaker._probing == set()
-        assert client._limit.borrowed_tokens == 0
+        assert client._limit.value == client._settings.max_connections
         if frozen:
             private_redis.thaw()
         with trio.fail_after(recovery_bound_s(client._settings)):
@@ -288,9 +288,9 @@ async def test_a_connection_closed_while_it_lay_idle_is_not_used(redis_url: str)
     """A command that is sent once would end as Indeterminate there, and its caller could not know what happened."""
     async with client_for(redis_url) as client, client_for(redis_url) as other:
         await other.command("CLIENT", "KILL", "ID", await client.command("CLIENT", "ID"))
-        ((connection, used),) = client._pool.idle
+        (connection,) = client._pool.idle
         await eventually(connection.stale, what="the end of the connection")
-        client._pool.idle = [(connection, used - 5)]  # five seconds that need not be waited for
+        connection.answered_at -= 5  # five seconds that need not be waited for
         assert await client.command("PING") == b"PONG"
         assert client.connects == 2
         assert not connection.usable

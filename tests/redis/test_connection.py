@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import socket
 import ssl
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from queue_trio.errors import (
     ServerRefused,
     ServerUnusable,
 )
+from queue_trio.redis import connection, lookout
 from queue_trio.redis.connection import Connection, ServerInfo
 from queue_trio.redis.endpoint import Endpoint, parse_url
 
@@ -700,16 +701,20 @@ async def test_a_loop_of_commands_lets_others_run_and_can_be_cancelled(redis_url
 # --- looking for the reply before sleeping -------------------------------------------------------------------------
 
 PING = b"*1\r\n$4\r\nPING\r\n"
-LOOKS = 50
+TURNS = 50
 
 
 class Looker:
     """A connection that looks, to a peer of the test's own. `slept`: how often it went to sleep all the same."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "TURNS", TURNS)
+        monkeypatch.setattr(lookout, "AWAKE_S", math.inf)
+        monkeypatch.setattr(lookout, "NEAR_S", math.inf)
         ours, self.peer = trio.socket.socketpair()
         stream = trio.SocketStream(ours)
         self.connection = Connection(stream)
+        self.connection._lookout.slept(0.0, trio.current_time(), looked=False)
         self.slept = 0
         receive_some = stream.receive_some
 
@@ -720,7 +725,7 @@ class Looker:
         monkeypatch.setattr(stream, "receive_some", counted)
 
     async def ping(self, timeout: float = 10) -> Any:  # noqa: ASYNC109
-        return await self.connection.exchange(PING, 1, timeout, None, LOOKS)
+        return await self.connection.exchange(PING, 1, timeout, look=True)
 
     async def after(self, turns: int, *pieces: bytes) -> None:
         """Let the peer wait for the command and some turns, and send these; at the end it hangs up."""
@@ -769,7 +774,7 @@ async def test_who_has_looked_in_vain_sleeps(looker: Looker) -> None:
         nursery.start_soon(other)
         nursery.start_soon(late)
         assert await looker.ping() == [b"PONG"]
-    assert LOOKS - 2 <= turns <= LOOKS + 2
+    assert TURNS - 2 <= turns <= TURNS + 2
 
 
 async def test_the_rest_of_a_reply_is_waited_for(looker: Looker) -> None:
@@ -815,14 +820,53 @@ async def test_whatever_ends_the_looking_ends_the_connection(looker: Looker, how
     assert not looker.connection.usable
 
 
-async def test_the_time_to_look_is_part_of_the_timeout(looker: Looker) -> None:
-    async def slow() -> None:
-        for _ in range(LOOKS // 5):
+async def test_the_time_to_look_is_part_of_the_timeout(
+    looker: Looker, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def hold_up() -> None:
+        for _ in range(10):
             await trio.lowlevel.checkpoint()
-            time.sleep(0.02)  # noqa: ASYNC251  # a task that holds up the event loop
+            autojump_clock.jump(0.02)  # as a task does that works for so long
 
+    began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(slow)
+        nursery.start_soon(hold_up)
         with pytest.raises(Indeterminate, match=r"no reply from redis within 0\.1 s"):
             await looker.ping(0.1)
+    assert trio.current_time() - began == pytest.approx(0.2)
     assert not looker.connection.usable
+
+
+async def test_who_has_work_for_the_meantime_does_that_instead_of_looking(looker: Looker) -> None:
+    done_at: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looker.after, 5, b"+PONG\r\n")
+        exchange = looker.connection.exchange
+        assert await exchange(PING, 1, 10, lambda: done_at.append(looker.slept), look=True) == [b"PONG"]
+    assert (done_at, looker.slept) == ([0], 1)
+
+
+async def test_a_reply_looked_for_in_vain_is_slept_for_the_next_times(looker: Looker) -> None:
+    """What looking taught is kept with the connection; the rules are tested with the lookout."""
+
+    async def serve() -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await looker.peer.recv(100):
+                await wait_all_tasks_blocked()
+                await looker.peer.send(b"+PONG\r\n")
+
+    looked: list[bool] = []
+    look = looker.connection._look
+
+    async def noted(replies: int, received: list[Any]) -> bool:
+        looked[-1] = True
+        return await look(replies, received)
+
+    looker.connection._look = noted  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        for _ in range(8):
+            looked.append(False)
+            await looker.ping()
+        nursery.cancel_scope.cancel()
+    assert looked == [True, True, False, True, False, False, False, True]

@@ -18,10 +18,9 @@ import trio
 from queue_trio.core.dequeue import PRIORITIES, Priority
 from queue_trio.core.job import Enqueued, State
 from queue_trio.core.store import Swept
-from queue_trio.errors import DeadlineExceeded, OutcomeUnknown, ServerError
-from queue_trio.redis import enqueuer, scripts
+from queue_trio.errors import DeadlineExceeded, Indeterminate, OutcomeUnknown, ServerError
+from queue_trio.redis import connection, lookout, scripts
 from queue_trio.redis.connection import Connection
-from queue_trio.redis.enqueuer import LOOKS
 from queue_trio.redis.store import RedisStore
 from tests.store.relay import Fault, Kind, Relay, open_relay
 from tests.store.worlds import (
@@ -692,34 +691,45 @@ async def test_half_of_a_crowd_goes_along_with_each_call(relayed: Relayed) -> No
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of each exchange, in how many turns it would look. Every reply counts as soon, and every call as soon after."""
-    for name in ("LOOKED_S", "SLEPT_S", "AGAIN_S"):
-        monkeypatch.setattr(enqueuer, name, math.inf)
-    return _noted_looks(monkeypatch)
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of each exchange what came of looking for its reply; "" if nobody looked. Servers are near, and never sleep."""
+    monkeypatch.setattr(lookout, "NEAR_S", math.inf)
+    monkeypatch.setattr(lookout, "AWAKE_S", math.inf)
+    monkeypatch.setattr(lookout, "SKIPPED_MAX", 0)
+    exchange, look = Connection.exchange, Connection._look
+    noted: list[str] = []
+
+    async def noted_exchange(self: Connection, *args: Any, **kwargs: Any) -> list[Any]:
+        noted.append("")
+        return await exchange(self, *args, **kwargs)
+
+    async def noted_look(self: Connection, *args: Any) -> bool:
+        at = len(noted) - 1
+        try:
+            found = await look(self, *args)
+        except Indeterminate:
+            noted[at] = "broken"
+            raise
+        noted[at] = "found" if found else "vain"
+        return found
+
+    monkeypatch.setattr(Connection, "exchange", noted_exchange)
+    monkeypatch.setattr(Connection, "_look", noted_look)
+    return noted
 
 
-def _noted_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    exchange, found = Connection.exchange, []
-
-    async def noted(self: Connection, *args: Any) -> list[Any]:
-        found.append(args[4] if len(args) > 4 else 0)
-        return await exchange(self, *args)
-
-    monkeypatch.setattr(Connection, "exchange", noted)
-    return found
-
-
-async def test_one_who_comes_again_and_again_looks_for_the_reply(relayed: Relayed, looks: list[int]) -> None:
+async def test_one_who_comes_again_and_again_looks_for_the_reply(relayed: Relayed, looks: list[str]) -> None:
+    await _load_scripts(relayed)
     await relayed.direct.enqueue("warm")  # announces the queue
     looks.clear()
     for number in range(5):
         await relayed.direct.enqueue(f"{number}")
     await relayed.direct.claim()
-    assert looks == [*[LOOKS] * 5, 0]
+    assert [*map(bool, looks)] == [*[True] * 5, False]
 
 
-async def test_a_crowd_has_other_work_than_looking(relayed: Relayed, looks: list[int]) -> None:
+async def test_a_crowd_has_other_work_than_looking(relayed: Relayed, looks: list[str]) -> None:
+    await _load_scripts(relayed)
     await relayed.direct.enqueue("warm")
     looks.clear()
     async with trio.open_nursery() as nursery:
@@ -727,40 +737,57 @@ async def test_a_crowd_has_other_work_than_looking(relayed: Relayed, looks: list
             nursery.start_soon(relayed.direct.enqueue, f"{number}")
     await relayed.direct.enqueue("who comes alone after a crowd")
     await relayed.direct.enqueue("and again")
-    assert looks[0] == LOOKS  # of what is to come it knows nothing
-    assert looks[-2:] == [0, LOOKS]
-    assert len(looks) >= 4
+    assert looks[0]  # of what is to come it knows nothing
     assert not any(looks[1:-1])
+    assert looks[-1]
+    assert len(looks) >= 4
 
 
-@pytest.mark.parametrize("name", ["LOOKED_S", "SLEPT_S", "AGAIN_S"])
-async def test_nobody_looks_for_the_reply_of_a_server_far_away_or_after_a_pause(
-    relayed: Relayed, looks: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize("name", ["NEAR_S", "AWAKE_S"])
+async def test_nobody_looks_for_the_reply_of_a_server_far_away_or_asleep(
+    relayed: Relayed, looks: list[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(enqueuer, name, 0.0)
+    monkeypatch.setattr(lookout, name, 0.0)
+    await _load_scripts(relayed)
     await relayed.direct.enqueue("warm")
     looks.clear()
     for number in range(4):
         await relayed.direct.enqueue(f"{number}")
-    # Having looked in vain, it sleeps; having slept for a short time, it looks.
-    assert looks == ([LOOKS, 0, LOOKS, 0] if name == "LOOKED_S" else [0, 0, 0, 0])
+    assert looks == [""] * 4
 
 
-@pytest.mark.parametrize("kind", [Kind.DROP_REQUEST, Kind.LOSE_REPLY, Kind.CUT_REPLY, Kind.HOLD_REPLY])
+@pytest.mark.parametrize(
+    ("kind", "sizes", "met"),
+    [
+        (Kind.DROP_REQUEST, [0], "broken"),
+        (Kind.LOSE_REPLY, [0], "broken"),
+        (Kind.CUT_REPLY, [0], "broken"),
+        (Kind.CUT_REPLY, [1, 2, 3, 4, 5, 6], "found"),
+        (Kind.HOLD_REPLY, [0], "vain"),
+    ],
+    ids=["drop", "lose", "cut before", "cut within", "hold"],
+)
 async def test_an_enqueue_disturbed_while_it_looks_happens_once(
-    relayed: Relayed, looks: list[int], kind: Kind
+    relayed: Relayed,
+    looks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    sizes: list[int],
+    met: str,
 ) -> None:
+    monkeypatch.setattr(connection, "TURNS", 20_000)  # enough for any fault to come while it looks
     await _load_scripts(relayed)
     await relayed.world.enqueue("warm")
     await relayed.world.enqueue("warmer")
-    for offset in range(7 if kind is Kind.CUT_REPLY else 1):
-        relayed.relay.arm(scripts.load("enqueue").sha, Fault(kind, offset))
+    for size in sizes:
+        relayed.relay.arm(scripts.load("enqueue").sha, Fault(kind, size))
         looks.clear()
-        assert await relayed.world.enqueue(f"{offset}") == [Enqueued.CREATED]
-        assert await relayed.world.enqueue(f"{offset}") == [Enqueued.DUPLICATE]
+        assert await relayed.world.enqueue(f"{size}") == [Enqueued.CREATED]
+        assert await relayed.world.enqueue(f"{size}") == [Enqueued.DUPLICATE]
         assert relayed.relay.seen == 3
-        assert looks.count(LOOKS) >= 3
-    assert await relayed.direct.counts() == {"ready normal": offset + 3, "enqueued": offset + 3}
+        assert looks[0] == met
+    jobs = 2 + len(sizes)
+    assert await relayed.direct.counts() == {"ready normal": jobs, "enqueued": jobs}
 
 
 @pytest.mark.parametrize("victim", ["who leads next", "who has its answer"])
