@@ -3,6 +3,7 @@
 - `redis_url`: an empty database on a server that the session's tests share. The usual choice.
 - `private_redis`: a server of the test's own, to kill, restart and freeze.
 - `no_leaks`: no thread, process or socket outlives a test. Always on.
+- `restored_logging`: nor does what a command configured for a process of its own. Always on.
 
 Tests that reach a server run once per server: the packaged Valkey always; with `--all-servers`, or in CI, also the
 `redis-server` on PATH; and whatever the environment variable QUEUE_TRIO_TEST_SERVERS names, paths joined by colons.
@@ -13,16 +14,21 @@ server the same lines run again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import warnings
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from queue_trio import masking
 from queue_trio.embedded import EmbeddedRedis, open_embedded_redis
 from queue_trio.errors import ConfigError
+from queue_trio.ops import logging as our_logging
 from queue_trio.server_binary import ServerBinary, find_server, packaged_servers
 from tests.support import (
     Footprint,
@@ -202,6 +208,22 @@ async def private_redis(server_binary: ServerBinary) -> AsyncIterator[EmbeddedRe
 
 
 # --- what a test left behind ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Logging as it was, and no secrets learnt, after the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    show, known = warnings.showwarning, masking._known[:]
+    yield
+    structlog.reset_defaults()
+    our_logging._limits.clear()
+    masking._known[:] = known
+    logging.captureWarnings(False)
+    warnings.showwarning = show
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

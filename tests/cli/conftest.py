@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import pty
 import subprocess
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-import structlog
 
 import queue_trio
 from queue_trio.cli.main import main
@@ -164,13 +162,6 @@ def invoke(
     for name in set(sys.modules) - modules:
         if getattr(sys.modules[name], "__file__", None) and str(project) in str(sys.modules[name].__file__):
             del sys.modules[name]
-    # The commands configured logging for a process of their own.
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    logging.getLogger().setLevel(logging.WARNING)
-    for handler in logging.getLogger().handlers[:]:
-        if type(handler).__module__.startswith("queue_trio"):
-            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ import trio
 from queue_trio.core.settings import LogSettings
 from queue_trio.ops.logging import configure_logging, mask
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from queue_trio.embedded import EmbeddedRedis
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 @pytest.mark.parametrize(
     ("text", "shown"),

@@ -49,7 +49,7 @@ class Log:
 
 
 @pytest.fixture
-def log(restored_logging: None) -> Callable[..., Log]:
+def log() -> Callable[..., Log]:
     return Log
 
 

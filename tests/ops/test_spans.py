@@ -387,9 +387,7 @@ def test_nobody_waits_for_a_collector_that_never_answers(said: list[dict[str, An
     assert spans.dropped == 100
 
 
-def test_a_key_that_the_collector_quotes_when_it_refuses_is_not_shown(
-    said: list[dict[str, Any]], restored_logging: None
-) -> None:
+def test_a_key_that_the_collector_quotes_when_it_refuses_is_not_shown(said: list[dict[str, Any]]) -> None:
     with collecting("401") as collector:
         spans = opened(collector, headers={"X-Key": "sesame-17"})
         enqueue(spans, render.job())
