@@ -39,7 +39,7 @@ lock *ARGS:
 # One file for every platform, with hashes, and without a word about where the packages came from.
 [private]
 _compile FILE *ARGS:
-    uv pip compile pyproject.toml --quiet --universal --generate-hashes --output-file "$@" --no-header
+    uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-strip-extras --output-file "$@" --no-header
     @! grep -nE '://|^--?[a-z]' "$1"
 
 # Write again what is generated: docs/configuration.md and metrics.md, the example settings, the dashboard
