@@ -1,4 +1,4 @@
-"""Runs leased jobs: one task per job under one cancel scope, and one outcome for each.
+"""Runs leased jobs: one task per job in a slot of its own, and one outcome for each.
 
 What an ending means is `endings`'s to say; the outcome goes to the settler. It does not fetch, settle or renew. A job
 stays in `held` until its outcome is settled, so that its lease is renewed for as long as it matters.
@@ -7,9 +7,7 @@ stays in `held` until its outcome is settled, so that its lease is renewed for a
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,6 +27,9 @@ from queue_trio.core.store import MAX_BATCH
 from queue_trio.errors import InvalidArguments, JobTimeout
 from queue_trio.runtime.endings import Endings, split
 from queue_trio.runtime.handlers import Processes, ThreadCall
+from queue_trio.runtime.running import Ending, Running
+from queue_trio.runtime.slots import Slots
+from queue_trio.runtime.timekeeper import Timekeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,68 +37,13 @@ if TYPE_CHECKING:
 
     from queue_trio.client import QueueClient
     from queue_trio.core.settings import WorkerSettings
-    from queue_trio.runtime.counts import Counts, TaskCounts
+    from queue_trio.runtime.counts import Counts
     from queue_trio.runtime.pacer import Pacer
     from queue_trio.runtime.plan import Plan
     from queue_trio.runtime.settler import Settler
-    from queue_trio.tracing.spans import Receipt, Run, Spans
+    from queue_trio.tracing.spans import Receipt, Spans
 
 log = structlog.get_logger(__name__)
-
-
-class Ending(Enum):
-    """Why we cancelled a handler."""
-
-    LOST = auto()
-    SHUTDOWN = auto()
-
-
-class Running:
-    """A job we hold the lease of. `finished`: the handler has ended, the outcome waits to be settled."""
-
-    __slots__ = (
-        "began",
-        "counts",
-        "deadline",
-        "ending",
-        "finished",
-        "job",
-        "lane",
-        "number",
-        "receipt",
-        "scope",
-        "span",
-    )
-
-    def __init__(
-        self, lane: Lane, job: ClaimedJob, number: int, counts: TaskCounts, receipt: Receipt | None
-    ) -> None:
-        self.lane = lane
-        self.job = job
-        self.number = number
-        self.scope: trio.CancelScope | None = None
-        self.ending: Ending | None = None
-        self.finished = False
-        self.counts = counts
-        self.receipt = receipt
-        self.span: Run | None = None
-        self.began = 0.0
-        self.deadline = math.inf
-
-    def open_scope(self) -> trio.CancelScope:
-        """What the handler runs in; cancelled already if there is a reason."""
-        # With its deadline from the start where that is known: changing it is dear, and every job has one.
-        self.scope = scope = trio.CancelScope(deadline=self.deadline)
-        if self.ending is not None:
-            scope.cancel()
-        return scope
-
-    def end(self, ending: Ending) -> None:
-        """Cancel the handler. The first reason counts."""
-        if self.ending is None and not self.finished:
-            self.ending = ending
-            if self.scope is not None:
-                self.scope.cancel()
 
 
 class Executor:
@@ -117,7 +63,7 @@ class Executor:
         wall_clock: Callable[[], float] = time.time,
         spans: Spans | None = None,
     ) -> None:
-        self._plans = plans
+        self._plans = {name: (plan, counts.task(plan.name)) for name, plan in plans.items()}
         self._settings = settings
         self._settler = settler
         self._counts = counts
@@ -129,18 +75,25 @@ class Executor:
         self._endings = Endings(settings, worker=worker, rng=rng)
         self._threads = trio.CapacityLimiter(settings.thread_limit)
         self.processes = Processes(settings.processes)
-        self._nursery: trio.Nursery | None = None
+        self._slots = Slots(self._run)
         # Not an Event: one would have to be made anew for every job that ends.
         self._slot_freed = trio.lowlevel.ParkingLot()
         self._numbers = itertools.count()
         self._to_release: list[tuple[int, Lane, Outcome]] | None = []
         self.in_flight = 0
         self.held: dict[Lane, dict[str, Running]] = {}
+        self.timekeeper = Timekeeper(
+            lambda: [running for held in self.held.values() for running in held.values()]
+        )
         settler.on_settled = self._settled
 
     def open(self, nursery: trio.Nursery) -> None:
         """Handlers run in `nursery`."""
-        self._nursery = nursery
+        self._slots.open(nursery)
+
+    def close(self) -> None:
+        """Start nothing more. The nursery can end when those have who run now."""
+        self._slots.close()
 
     @property
     def free(self) -> int:
@@ -164,7 +117,6 @@ class Executor:
 
     def start(self, lane: Lane, jobs: Sequence[ClaimedJob], receipt: Receipt | None = None) -> None:
         """Run jobs just claimed. `receipt`: of the claim, for its span."""
-        assert self._nursery is not None
         held = self.held.setdefault(lane, {})
         for job in jobs:
             before = held.get(job.id)
@@ -175,8 +127,7 @@ class Executor:
                     self._settler.add(lane, Outcome(job.id, before.job.token, Verdict.RELEASE))
                 before.end(Ending.LOST)
             running = held[job.id] = Running(lane, job, next(self._numbers), self._counts.other, receipt)
-            # A name of its own, or Trio makes one up from the method's for every job.
-            self._nursery.start_soon(self._run, running, name="job")
+            self._slots.start(running)
         self.in_flight += len(jobs)
         self._counts.queue(lane.queue).claimed += len(jobs)
 
@@ -210,80 +161,89 @@ class Executor:
         except Exception as error:  # noqa: BLE001  # a bug of ours, and still no job may end the worker
             outcome = self._dead(running, "?", error)
         except BaseException:
-            # Not by us: the whole worker is being cancelled, which is never the job's fault.
-            outcome = _released(running)
-            raise
+            outcome = self._stopped(running)
+            raise  # into the slot, which was cancelled for this, or into a worker that is being cancelled
         finally:
-            running.finished = True
-            self._free_slot()
-            if running.span is not None:
-                running.span.end(outcome)
-            if outcome is None:
-                self._forget(running)
-            elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
-                self._to_release.append((running.number, running.lane, outcome))
-            else:
-                self._settler.add(running.lane, outcome)
+            self._conclude(running, outcome)
+        self._slots.free(running)
+
+    def _conclude(self, running: Running, outcome: Outcome | None) -> None:
+        running.finished = True
+        self._free_slot()
+        if running.span is not None:
+            running.span.end(outcome)
+        if outcome is None:
+            self._forget(running)
+        elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
+            self._to_release.append((running.number, running.lane, outcome))
+        else:
+            self._settler.add(running.lane, outcome)
 
     async def _outcome(self, running: Running) -> Outcome | None:
         """Run the handler; what became of the job, or None if its lease is another's now."""
-        work = self._prepare(running)
-        if isinstance(work, Outcome):
-            return work
-        plan, record, arguments = work
+        unfit = self._prepare(running)
+        if unfit is not None:
+            return unfit
+        plan = running.plan
         if plan.at_once:
-            self._begin(running, plan, record, arguments)
-        scope = running.open_scope()
+            self._begin(running)
         pause_ms: int | None = None
         result: Any = None
         failure: BaseException | None = None
-        with scope:
-            try:
-                if plan.at_once:
-                    result = await plan.function(**arguments)
-                else:
-                    pause_ms, result = await self._call(running, plan, record, arguments)
-            except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
-                stop, failure = split(error)
-                if stop is not None:
-                    raise stop from None
-        if running.began and running.counts.run is not None:
-            running.counts.run.observe(trio.current_time() - running.began)
+        try:
+            if plan.at_once:
+                result = await plan.function(**running.arguments)
+            else:
+                pause_ms, result = await self._call(running)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its outcome
+            stop, failure = split(error)
+            if stop is not None:
+                running.cleanup_failure = failure
+                raise stop from None
+        self._observe(running)
         if running.ending is Ending.LOST:
-            running.counts.lost += 1
-            log.warning("job.lease_lost", job=running.job.id, task=plan.name, token=running.job.token)
+            self._lost(running)
             return None
-        if running.ending is Ending.SHUTDOWN and (scope.cancelled_caught or failure is not None):
-            return _released(running)
+        if failure is not None:
+            return _released(running) if running.ending is Ending.SHUTDOWN else self._failed(running, failure)
         if pause_ms is not None:
             return _released(running, pause_ms)
-        if scope.cancelled_caught:
-            cleanup_failed = failure
-            failure = JobTimeout(f"ran longer than its timeout of {_timeout_s(plan, record):g} s")
-            failure.__cause__ = cleanup_failed
-        if failure is not None:
-            return self._failed(running, plan, record, failure)
-        return self._endings.done(running.job, plan, record, result)
+        return self._endings.done(running.job, plan, running.record, result)
 
-    def _prepare(self, running: Running) -> tuple[Plan, Record, dict[str, Any]] | Outcome:
-        """What is to be run; or the outcome, if that cannot be found out."""
+    def _stopped(self, running: Running) -> Outcome | None:
+        """What became of a job whose handler was cancelled, or None if its lease is another's now."""
+        if running.ending is None:
+            return _released(running)  # not by us: the whole worker is being cancelled, never the job's fault
+        self._observe(running)
+        if running.ending is Ending.LOST:
+            self._lost(running)
+            return None
+        if running.ending is Ending.SHUTDOWN:
+            return _released(running)
+        failure = JobTimeout(f"ran longer than its timeout of {running.timeout_s:g} s")
+        failure.__cause__ = running.cleanup_failure
+        return self._failed(running, failure)
+
+    def _prepare(self, running: Running) -> Outcome | None:
+        """Find out what is to be run; or the outcome, if that cannot be found out."""
         try:
-            record = self._read(running)
+            running.record = record = self._read(running)
         except UndecodableRecord as error:
             return self._dead(running, "?", error)
-        plan = self._plans.get(record.task)
-        if plan is None:
+        known = self._plans.get(record.task)
+        if known is None:
             self._counts.queue(running.lane.queue).unknown += 1
             delay_s = self._settings.unknown_task_delay
             log.warning("job.unknown_task", job=running.job.id, task=record.task, again_in_s=delay_s)
             return _released(running, round(delay_s * 1000))
-        running.counts = self._counts.task(plan.name)
+        running.plan, running.counts = plan, _ = known
         try:
-            return plan, record, plan.decode(record.args)
+            running.arguments = plan.decode(record.args)
         except InvalidArguments as error:
             return self._dead(running, plan.name, error)
         except Exception as error:  # noqa: BLE001  # a type of the user's own may raise anything when it is built
-            return self._failed(running, plan, record, error)
+            return self._failed(running, error)
+        return None
 
     def _read(self, running: Running) -> Record:
         """The job's record. From here on, what this task logs and traces is about the job. Raises UndecodableRecord."""
@@ -302,37 +262,37 @@ class Executor:
             running.span = spans.run(about, parent, self._worker)
         return record
 
-    async def _call(
-        self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]
-    ) -> tuple[int | None, Any]:
+    async def _call(self, running: Running) -> tuple[int | None, Any]:
         """For a handler that may have to wait: for how many ms its job is to be put off, or None and its result."""
+        plan = running.plan
         if plan.rate_limit is not None:
             pause_ms = await self._pacer.admit(plan.rate_limit)
             if pause_ms is not None:
                 return pause_ms, None
         if plan.run_in == "trio":
-            self._begin(running, plan, record, arguments)
-            return None, await plan.function(**arguments)
+            self._begin(running)
+            return None, await plan.function(**running.arguments)
         if plan.run_in == "thread":
-            return None, await self._call_in_thread(running, plan, record, arguments)
+            return None, await self._call_in_thread(running)
         return None, await self.processes.run(
-            plan.function, bytes(record.args), lambda: self._begin(running, plan, record, arguments)
+            plan.function, bytes(running.record.args), lambda: self._begin(running)
         )
 
-    def _begin(self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]) -> None:
+    def _begin(self, running: Running) -> None:
         """The clock starts. Not before: waiting for a thread or a process is not running."""
+        plan, record, job = running.plan, running.record, running.job
         running.began = began = trio.current_time()
         if running.span is not None and not plan.at_once:
             running.span.note("handler.started")  # until now it waited
-        running.deadline = deadline = began + _timeout_s(plan, record)
-        if running.scope is not None:
-            running.scope.deadline = deadline
-        wait, job = running.counts.wait, running.job
+        running.deadline = deadline = began + running.timeout_s
+        if deadline < self.timekeeper.looks_at:
+            self.timekeeper.rouse(deadline)
+        wait = running.counts.wait
         if wait is not None and not job.tries and record.enqueued_ms:
             # The client's clock is another machine's and may be ahead.
             wait.observe(max(0.0, self._wall_clock() - (record.enqueued_ms + record.delay_ms) / 1000))
         if plan.context_parameter is not None:
-            arguments[plan.context_parameter] = JobContext(
+            running.arguments[plan.context_parameter] = JobContext(
                 id=job.id,
                 task=plan.name,
                 queue=running.lane.queue,
@@ -344,16 +304,18 @@ class Executor:
                 open_client=self._client,
             )
 
-    async def _call_in_thread(
-        self, running: Running, plan: Plan, record: Record, arguments: dict[str, Any]
-    ) -> Any:
+    def _observe(self, running: Running) -> None:
+        if running.began and running.counts.run is not None:
+            running.counts.run.observe(trio.current_time() - running.began)
+
+    async def _call_in_thread(self, running: Running) -> Any:
         def late_end() -> None:
             self._threads.release_on_behalf_of(running)
             self._free_slot()
 
         await self._threads.acquire_on_behalf_of(running)
-        self._begin(running, plan, record, arguments)
-        call = ThreadCall(plan.function, arguments, late_end)
+        self._begin(running)
+        call = ThreadCall(running.plan.function, running.arguments, late_end)
         try:
             return await call.run()
         finally:
@@ -361,43 +323,48 @@ class Executor:
                 # Its slot stays taken until the thread has really ended, or hanging handlers would pile up threads.
                 self.in_flight += 1
                 running.counts.abandoned += 1
-                log.error("job.thread_abandoned", job=running.job.id, task=plan.name)
+                log.error("job.thread_abandoned", job=running.job.id, task=running.plan.name)
             else:
                 self._threads.release_on_behalf_of(running)
 
     # --- endings -----------------------------------------------------------------------------------------------------
 
-    def _failed(self, running: Running, plan: Plan, record: Record, error: BaseException) -> Outcome:
+    def _failed(self, running: Running, error: BaseException) -> Outcome:
         if running.span is not None:
             running.span.fail(error)
-        return self._endings.failed(running.job, plan, record, error)
+        return self._endings.failed(running.job, running.plan, running.record, error)
 
     def _dead(self, running: Running, task: str, error: BaseException) -> Outcome:
         if running.span is not None:
             running.span.fail(error)
         return self._endings.dead(running.job, task, error)
 
+    def _lost(self, running: Running) -> None:
+        running.counts.lost += 1
+        log.warning("job.lease_lost", job=running.job.id, task=running.plan.name, token=running.job.token)
+
     # --- afterwards ------------------------------------------------------------------------------------------------
 
-    def _settled(self, lane: Lane, outcome: Outcome, accepted: bool) -> None:
-        held = self.held.get(lane, {})
-        running = held.get(outcome.id)
-        task = self._counts.other
-        # The same job may have been claimed again meanwhile, by ourselves: that is another lease.
-        if running is not None and running.job.token == outcome.token:
-            task = running.counts
-            del held[outcome.id]
-        if not accepted:
-            self._counts.queue(lane.queue).stale += 1
-            log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
-        elif outcome.verdict is Verdict.DONE:
-            task.completed += 1
-        elif outcome.verdict is Verdict.RETRY:
-            task.retried += 1
-        elif outcome.verdict is Verdict.DEAD:
-            task.dead += 1
-        else:
-            self._counts.queue(lane.queue).released += 1
+    def _settled(self, lane: Lane, outcomes: Sequence[Outcome], accepted: Sequence[bool]) -> None:
+        held, queue = self.held.get(lane, {}), self._counts.queue(lane.queue)
+        for outcome, yes in zip(outcomes, accepted, strict=True):
+            running = held.get(outcome.id)
+            task = self._counts.other
+            # The same job may have been claimed again meanwhile, by ourselves: that is another lease.
+            if running is not None and running.job.token == outcome.token:
+                task = running.counts
+                del held[outcome.id]
+            if not yes:
+                queue.stale += 1
+                log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
+            elif outcome.verdict is Verdict.DONE:
+                task.completed += 1
+            elif outcome.verdict is Verdict.RETRY:
+                task.retried += 1
+            elif outcome.verdict is Verdict.DEAD:
+                task.dead += 1
+            else:
+                queue.released += 1
 
     def _forget(self, running: Running) -> None:
         held = self.held[running.lane]
@@ -408,10 +375,6 @@ class Executor:
         self.in_flight -= 1
         if self._slot_freed:
             self._slot_freed.unpark_all()
-
-
-def _timeout_s(plan: Plan, record: Record) -> float:
-    return plan.timeout_s if record.timeout_ms is None else record.timeout_ms / 1000
 
 
 def _released(running: Running, delay_ms: int = 0) -> Outcome:

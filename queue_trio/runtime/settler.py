@@ -13,7 +13,7 @@ import trio
 from queue_trio.core.store import MAX_BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from queue_trio.core.job import Lane, Outcome
     from queue_trio.core.store import Store
@@ -24,7 +24,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Settler:
-    """`on_settled(lane, outcome, accepted)` hears of every outcome once, when its fate is known.
+    """`on_settled(lane, outcomes, accepted)` hears of every outcome once, when its fate is known.
 
     While a worker is busy its claims take outcomes along (`take_along`, then `landed`): one round trip for both. The
     settler itself settles what no claim takes.
@@ -41,7 +41,7 @@ class Settler:
         self._claimed: Lane | None = None
         self._began_ns = 0
         self.backlog = 0
-        self.on_settled: Callable[[Lane, Outcome, bool], None] = lambda lane, outcome, accepted: None
+        self.on_settled: Callable[[Lane, Sequence[Outcome], Sequence[bool]], None] = lambda *_: None
 
     def add(self, lane: Lane, outcome: Outcome) -> None:
         """Settle this soon."""
@@ -122,9 +122,9 @@ class Settler:
         batch, queue = self._under_way.pop(lane), self._waiting[lane]
         if self._spans is not None:
             self._spans.settled(lane.queue, began_ns, batch, accepted)
-        for outcome, yes in zip(batch, accepted, strict=True):
+        for _ in batch:
             queue.popleft()
-            self.on_settled(lane, outcome, yes)
+        self.on_settled(lane, batch, accepted)
         self.backlog -= len(batch)
         self._progress.set()
         self._progress = trio.Event()

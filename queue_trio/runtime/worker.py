@@ -231,6 +231,7 @@ class Worker:
             services.start_soon(self._reaper.run)
             services.start_soon(self._settler.run)
             services.start_soon(self.watchdog.run)
+            services.start_soon(self._executor.timekeeper.run)
             if self.updater is not None:
                 services.start_soon(self.updater.run)
             async with trio.open_nursery() as handlers:
@@ -254,6 +255,7 @@ class Worker:
         with trio.move_on_after(self._finish_s / 2):
             await self._executor.wait_ended()
         self._executor.let_go()
+        self._executor.close()
 
     async def _end_early(self, scope: trio.CancelScope) -> None:
         await self._cancel_handlers.wait()

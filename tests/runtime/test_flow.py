@@ -285,7 +285,9 @@ async def test_what_has_ended_during_a_round_trip_is_settled_in_one_call(autojum
     sink = Sink()
     settler = Settler(sink)  # type: ignore[arg-type]
     heard: list[tuple[str, bool]] = []
-    settler.on_settled = lambda lane, outcome, accepted: heard.append((outcome.id, accepted))
+    settler.on_settled = lambda lane, outcomes, accepted: heard.extend(
+        zip((outcome.id for outcome in outcomes), accepted, strict=True)
+    )
     sink.refused = {"3"}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(settler.run)

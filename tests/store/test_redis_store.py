@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -276,8 +277,8 @@ async def test_a_settle_cancelled_on_its_way_is_asked_for_and_not_settled_again(
         settler = Settler(world.store)
         heard: list[tuple[str, bool]] = []
 
-        def on_settled(lane: Lane, outcome: Outcome, accepted: bool) -> None:
-            heard.append((outcome.id, accepted))
+        def on_settled(lane: Lane, outcomes: Sequence[Outcome], accepted: Sequence[bool]) -> None:
+            heard.extend(zip((outcome.id for outcome in outcomes), accepted, strict=True))
 
         settler.on_settled = on_settled
         for outcome in (done(a), kept(b, b"result"), retry(c)):
