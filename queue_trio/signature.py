@@ -14,7 +14,7 @@ import inspect
 import types
 import typing
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -117,9 +117,10 @@ class Signature:
     def decode(self, raw: bytes | memoryview) -> dict[str, Any]:
         """Keyword arguments for the function. Raises InvalidArguments, as `encode` does."""
         try:
-            return cast("dict[str, Any]", self._validate_json(bytes(raw)))
+            arguments: dict[str, Any] = self._validate_json(bytes(raw))
         except ValidationError as error:
             raise InvalidArguments(self._explain(error)) from None
+        return arguments
 
     def _write(self, checked: dict[str, Any]) -> bytes:
         if self._plain:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import structs
@@ -37,6 +37,7 @@ RECORD_VERSION: Final = 1
 MAX_ID_LENGTH: Final = 200
 MAX_LIMIT: Final = 2**40
 """For whatever a record limits: in milliseconds more than thirty years."""
+Limit: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_LIMIT)]
 
 _ID = re.compile(r"[!-~]{1,200}")
 _QUEUE = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -145,9 +146,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     priority: Priority = Priority.NORMAL
     enqueued_ms: int = 0
     delay_ms: int = 0
-    timeout_ms: int | None = None
-    max_retries: int | None = None
-    keep_result_ms: int | None = None
+    timeout_ms: Limit | None = None
+    max_retries: Limit | None = None
+    keep_result_ms: Limit | None = None
     traceparent: str | None = None
     headers: dict[str, str] | None = None
 
@@ -195,9 +196,6 @@ def decode_record(raw: bytes | None) -> Record:
         raise UndecodableRecord(f"not a job record: {error}") from None
     if record.v != RECORD_VERSION:
         raise UndecodableRecord(f"record version {record.v}; this worker knows version {RECORD_VERSION}")
-    for limit in (record.timeout_ms, record.max_retries, record.keep_result_ms):
-        if limit is not None and not 0 <= limit <= MAX_LIMIT:
-            raise UndecodableRecord(f"a limit of {limit}; they go from 0 to {MAX_LIMIT}")
     return record
 
 

@@ -68,6 +68,8 @@ class Call:
     """Work for the time between sending it and the reply. Called at every try, in the caller's task."""
     look: bool = False
     """Look for the reply before sleeping, if that promises to find it: see `Connection.exchange`."""
+    busy: bool = False
+    """Other tasks have work to do until the reply comes: see there, too."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -333,10 +335,14 @@ class Client:
                 for call in calls:
                     # Before, not after: a cancellation in mid-exchange leaves no chance to say so.
                     call.maybe_sent = True
-                meanwhile, look = (calls[0].meanwhile, calls[0].look) if calls else (None, False)
-                received = await connection.exchange(
-                    packed, replies, wait_s + self._settings.read_timeout, meanwhile, look=look
-                )
+                timeout_s = wait_s + self._settings.read_timeout
+                if calls:
+                    first = calls[0]
+                    received = await connection.exchange(
+                        packed, replies, timeout_s, first.meanwhile, look=first.look, busy=first.busy
+                    )
+                else:
+                    received = await connection.exchange(packed, replies, timeout_s)
                 for call, sent in zip(calls, sent_before, strict=True):
                     call.maybe_sent = sent  # this attempt has its answer, be it an error
             except TransportError as error:

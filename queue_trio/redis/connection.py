@@ -37,7 +37,7 @@ from queue_trio.errors import (
 )
 from queue_trio.redis.endpoint import Endpoint
 from queue_trio.redis.error_replies import error_from_reply
-from queue_trio.redis.lookout import TURNS, Lookout
+from queue_trio.redis.lookout import BUSY_TURNS, TURNS, Lookout
 
 Argument: TypeAlias = str | bytes | int | float
 Reply: TypeAlias = bool | int | float | bytes | list[Any] | dict[Any, Any] | None
@@ -149,6 +149,7 @@ class Connection:
         meanwhile: Callable[[], None] | None = None,
         *,
         look: bool = False,
+        busy: bool = False,
     ) -> list[Any]:
         """Send packed commands and give `replies` replies. The hot path; `execute` and `pipeline` stand on it.
 
@@ -159,6 +160,7 @@ class Connection:
             meanwhile: called when the commands are sent, before waiting for a reply.
             look: look for the reply for some turns of the event loop before sleeping until it is there, if that
                 promises to find it. Not with `meanwhile`, which is the better use of that time.
+            busy: other tasks have work to do now. Let them, then look for the reply, before sleeping.
 
         Raises `NotSent` if no byte was handed to the stream, `Indeterminate` (or its `ProtocolError`) from then on.
         After either, and after a cancellation, the connection is closed.
@@ -174,9 +176,11 @@ class Connection:
         found = False
         try:
             rest = await self._send_at_once(payload)
+            if busy and not rest:
+                found = await self._look(replies, received, BUSY_TURNS)
             look = look and meanwhile is None and not rest and self._lookout.promising(began)
             if look:
-                found = await self._look(replies, received)
+                found = await self._look(replies, received, TURNS)
             if len(received) < replies:
                 with trio.CancelScope(deadline=began + timeout):
                     if rest:
@@ -216,13 +220,13 @@ class Connection:
             raise trio.BrokenResourceError(str(exc)) from exc
         return memoryview(payload)[sent:]
 
-    async def _look(self, replies: int, received: list[Any]) -> bool:
+    async def _look(self, replies: int, received: list[Any], turns: int) -> bool:
         """Take what comes within some turns of the event loop, in which other tasks run. Whether anything came.
 
         It needs no deadline, being over soon, so a reply that is found costs no cancel scope either.
         """
         assert self._socket is not None  # to others nothing is sent at once
-        for _ in range(TURNS):
+        for _ in range(turns):
             await trio.lowlevel.checkpoint()
             try:
                 data = os.read(self._socket.fileno(), _RECEIVE_SIZE)

@@ -11,6 +11,8 @@ from typing import Final
 
 TURNS: Final = 16
 """In so many turns of the event loop a reply is looked for. If nobody else runs, they take about 100 µs."""
+BUSY_TURNS: Final = 2
+"""The same if others are known to have work to do: within so many turns all of them have had theirs."""
 NEAR_S: Final = 0.0004
 """A server whose reply took less, sleeping and waking included, is nearby."""
 AWAKE_S: Final = 0.0004

@@ -194,6 +194,7 @@ class RedisStore:
             return _claim(await session.call(calls.claim, calls.claim_keys, args))
         keys, settle_args, positions = _settle_arguments(calls, outcomes)
         settle = calls.settle_session.begin(calls.settle, keys, settle_args)
+        settle.busy = True  # jobs have ended, so others have begun
         claim = session.begin(calls.claim, calls.claim_keys, args)
         settled, claimed = await self.client.run_together((settle, claim))
         for reply in (settled, claimed):

@@ -78,6 +78,7 @@ class Executor:
         self._slots = Slots(self._run)
         # Not an Event: one would have to be made anew for every job that ends.
         self._slot_freed = trio.lowlevel.ParkingLot()
+        self._awaited = False
         self._numbers = itertools.count()
         self._to_release: list[tuple[int, Lane, Outcome]] | None = []
         self.in_flight = 0
@@ -100,20 +101,25 @@ class Executor:
         """How many more jobs may start."""
         return self._settings.concurrency - self.in_flight
 
-    async def wait_for_slot(self) -> None:
-        """Return when at least one slot is free."""
-        while self.free <= 0:
-            await self._slot_freed.park()
+    async def slot_freed(self) -> None:
+        """Return when a job ends or `rouse` is called, and perhaps at other times: look again then."""
+        self._awaited = True
+        await self._slot_freed.park()
+
+    def rouse(self) -> None:
+        """Let those who wait look again."""
+        self._awaited = False
+        self._slot_freed.unpark_all()
 
     async def wait_idle(self) -> None:
         """Return when no handler runs."""
         while self.in_flight:
-            await self._slot_freed.park()
+            await self.slot_freed()
 
     async def wait_ended(self) -> None:
         """Return when every handler has unwound. Contrast `wait_idle`: an abandoned thread may still work."""
         while any(not running.finished for held in self.held.values() for running in held.values()):
-            await self._slot_freed.park()
+            await self.slot_freed()
 
     def start(self, lane: Lane, jobs: Sequence[ClaimedJob], receipt: Receipt | None = None) -> None:
         """Run jobs just claimed. `receipt`: of the claim, for its span."""
@@ -373,8 +379,8 @@ class Executor:
 
     def _free_slot(self) -> None:
         self.in_flight -= 1
-        if self._slot_freed:
-            self._slot_freed.unpark_all()
+        if self._awaited:
+            self.rouse()
 
 
 def _released(running: Running, delay_ms: int = 0) -> Outcome:

@@ -81,6 +81,7 @@ class Fetcher:
         self._stopping = True
         if self.activity != "stopped":
             self.activity = "stopping"
+        self._executor.rouse()
         self._waiting.cancel()
         if self.pulling is not None:
             patience_s = max(patience_s, 2 * self._settings.looped_wait)  # it will end by itself
@@ -89,22 +90,21 @@ class Fetcher:
     async def run(self) -> None:
         """Claim until stopped."""
         self.consuming_since = trio.current_time()
-        while not self.stopping():
-            if self._executor.free <= 0 or self._settler.backlog >= self._backlog_max:
-                with trio.CancelScope() as self._waiting:
+        with self._claiming:
+            while not self.stopping():
+                if self._executor.free <= 0:
                     self._does("waiting for a slot", math.inf)
-                    await self._executor.wait_for_slot()
+                    await self._executor.slot_freed()
+                elif self._settler.backlog >= self._backlog_max:
                     self._does("waiting for outcomes to be settled")
-                    await self._settler.wait_below(self._backlog_max)
-                if self.stopping():
-                    break
-            pause_s = 0.0
-            with trio.CancelScope() as self._claiming:
-                pause_s = await self._looped_round() if self._looped else await self._round()
-            if pause_s > 0 and not self.stopping():
-                self._does("waiting for jobs", pause_s)
-                with trio.CancelScope() as self._waiting:
-                    await self._store.wait(self.lanes, timeout_s=pause_s)
+                    with trio.CancelScope() as self._waiting:
+                        await self._settler.wait_below(self._backlog_max)
+                else:
+                    pause_s = await self._looped_round() if self._looped else await self._round()
+                    if pause_s > 0 and not self.stopping():
+                        self._does("waiting for jobs", pause_s)
+                        with trio.CancelScope() as self._waiting:
+                            await self._store.wait(self.lanes, timeout_s=pause_s)
         self.consuming_since = None
         self.activity = "stopped"
 

@@ -858,9 +858,9 @@ async def test_a_reply_looked_for_in_vain_is_slept_for_the_next_times(looker: Lo
     looked: list[bool] = []
     look = looker.connection._look
 
-    async def noted(replies: int, received: list[Any]) -> bool:
+    async def noted(replies: int, received: list[Any], turns: int) -> bool:
         looked[-1] = True
-        return await look(replies, received)
+        return await look(replies, received, turns)
 
     looker.connection._look = noted  # type: ignore[method-assign]
     async with trio.open_nursery() as nursery:
