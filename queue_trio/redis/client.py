@@ -7,6 +7,7 @@ call that takes long. Knows no key and no job.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ from queue_trio.redis.connection import Argument, pack_command
 from queue_trio.redis.endpoint import FixedResolver, parse_url
 from queue_trio.redis.error_replies import error_kind
 from queue_trio.redis.outage import News, Outage
-from queue_trio.redis.pool import Pool
+from queue_trio.redis.pool import IDLE_CHECK_S, Pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -70,6 +71,8 @@ class Call:
     """Look for the reply before sleeping, if that promises to find it: see `Connection.exchange`."""
     busy: bool = False
     """Other tasks have work to do until the reply comes: see there, too."""
+    on_wait: Callable[[], None] | None = None
+    """Called before every wait for another try. Until then the caller may do without a scope: `Client.try_max_s`."""
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -148,6 +151,12 @@ class Client:
         """Close every connection. Idempotent; cancelled, it closes them all the same."""
         await self._pool.aclose()
 
+    def try_max_s(self, now: float) -> float:
+        """Within how many seconds a try that begins `now` will have ended, however it ends; inf if that is unknown."""
+        idle = self._pool.idle
+        at_hand = idle and now - idle[-1].answered_at < IDLE_CHECK_S and self._limit.value
+        return self._settings.read_timeout if at_hand else math.inf
+
     # --- calls -----------------------------------------------------------------------------------------------------
 
     async def run(self, call: Call) -> Any:
@@ -181,7 +190,7 @@ class Client:
                     raise reply
             return replies
 
-        return await self._until_answered(attempt, calls[0].on_trouble)
+        return await self._until_answered(attempt, calls[0])
 
     async def ask(self, *command: Argument) -> Any:
         """One plain command that may be sent twice, sent until it is answered. Bound it with a cancel scope."""
@@ -276,10 +285,9 @@ class Client:
         """Whether the present task is within `fail_fast`."""
         return bool(self._impatient) and trio.lowlevel.current_task() in self._impatient
 
-    async def _until_answered(
-        self, attempt: Callable[[], Awaitable[T]], on_trouble: Callable[[CircuitOpen], None] | None = None
-    ) -> T:
+    async def _until_answered(self, attempt: Callable[[], Awaitable[T]], call: Call | None = None) -> T:
         """Try, wait, try again. This loop is the whole of what an outage is to everything above."""
+        on_trouble, on_wait = (None, None) if call is None else (call.on_trouble, call.on_wait)
         failures = 0
         joined = False
         try:
@@ -302,6 +310,8 @@ class Client:
                 if not joined and not self.failing_fast:
                     joined = True
                     self._outage.join()
+                if on_wait is not None:
+                    on_wait()
                 await trio.sleep(wait_s)
         finally:
             if joined:

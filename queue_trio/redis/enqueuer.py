@@ -11,6 +11,7 @@ failure their time is over, and the call goes on for the others.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -71,7 +72,7 @@ class _Part:
         self.leads = False
         self.over = False
         self.scope: trio.CancelScope | None = None
-        """While it leads. Who follows has none of its own: see `Enqueuer._keep_watch`."""
+        """While it leads, if it may have to wait. Who follows has none of its own: see `Enqueuer._keep_watch`."""
         self.wake: trio.Event | None = None
         """Of a follower: set when it is settled, is to lead, is over, or is to keep watch."""
         self.answers: list[Enqueued] = []
@@ -162,12 +163,21 @@ class Enqueuer:
         )
 
     async def _lead(self, part: _Part, *, gather: bool) -> None:
-        with trio.CancelScope(deadline=part.deadline) as part.scope:
+        with ExitStack() as stack:
+
+            def limit_time() -> None:
+                if part.scope is None:
+                    part.scope = stack.enter_context(trio.CancelScope(deadline=part.deadline))
+
             if gather:
                 await self._gather()
             leads = True
             while leads:
-                answered = await self._send(part)
+                # A scope is the dearest thing in an enqueue. Who has time for a whole try needs one only if that fails.
+                now = trio.current_time()
+                if part.impatient or now + self._session.client.try_max_s(now) > part.deadline:
+                    limit_time()
+                answered = await self._send(part, limit_time)
                 try:
                     if part.settled:
                         leads = False
@@ -255,7 +265,7 @@ class Enqueuer:
         self._under_way.remove(part)
         call.args = (call.args[0], *self._arguments())
 
-    async def _send(self, leader: _Part) -> list[_Part]:
+    async def _send(self, leader: _Part, on_wait: Callable[[], None]) -> list[_Part]:
         """Send one call and hand out its answers. Returns the parts that have theirs, still to be woken."""
         try:
             call = self._session.unanswered
@@ -263,7 +273,9 @@ class Enqueuer:
                 self._under_way = self._next_batch()
                 call = self._session.begin(self._script, self._keys, self._arguments())
             call.meanwhile = leader.meanwhile  # also in place of that of a leader who has gone
-            call.look = self._crowd == 1  # in a crowd there is work to do until the reply comes
+            call.look = self._crowd == 1
+            call.busy = self._crowd >= CROWD  # half of them have work to do until the reply comes
+            call.on_wait = on_wait
             reply = await self._session.again()
         except QueueTrioError as error:
             failure = error

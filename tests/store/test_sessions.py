@@ -802,8 +802,8 @@ async def test_a_crowd_goes_on_without_who_is_cancelled_at_the_hand_over(
     answered: list[str] = []
     send, hand_over = enqueuer._send, enqueuer._hand_over
 
-    async def noted_send(leader: _Part) -> list[_Part]:
-        parts = await send(leader)
+    async def noted_send(leader: _Part, on_wait: Callable[[], None]) -> list[_Part]:
+        parts = await send(leader, on_wait)
         answered[:] = [part.jobs[0].id for part in parts]
         return parts
 
