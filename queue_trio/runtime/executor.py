@@ -292,7 +292,7 @@ class Executor:
             running.span.note("handler.started")  # until now it waited
         running.deadline = deadline = began + running.timeout_s
         if deadline < self.timekeeper.looks_at:
-            self.timekeeper.rouse(deadline)
+            self.timekeeper.expect(deadline)
         wait = running.counts.wait
         if wait is not None and not job.tries and record.enqueued_ms:
             # The client's clock is another machine's and may be ahead.

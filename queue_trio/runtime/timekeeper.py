@@ -25,24 +25,24 @@ class Timekeeper:
         self._jobs = jobs
         self._sleep = trio.CancelScope()
         self.looks_at = math.inf
-        """Trio's time of its next look. Call `rouse` for a deadline before that."""
+        """Trio's time of its next look. Tell `expect` of a deadline before that."""
 
-    def rouse(self, deadline: float) -> None:
+    def expect(self, deadline: float) -> None:
         """Look at `deadline` already."""
-        self.looks_at = deadline
-        self._sleep.cancel()
+        self.looks_at = self._sleep.deadline = deadline
 
     async def run(self) -> None:
         """Keep time for ever."""
         while True:
-            now = trio.current_time()
-            self.looks_at = math.inf
-            for running in self._jobs():
-                if running.finished or running.ending is not None:
-                    continue
-                if running.deadline <= now:
-                    running.end(Ending.TIMEOUT)
-                else:
-                    self.looks_at = min(self.looks_at, running.deadline)
             with trio.CancelScope(deadline=self.looks_at) as self._sleep:
                 await trio.sleep_forever()
+            self._look()
+
+    def _look(self) -> None:
+        now = trio.current_time()
+        self.looks_at = math.inf
+        for running in self._jobs():
+            if running.deadline <= now:
+                running.end(Ending.TIMEOUT)
+            elif not running.finished:
+                self.looks_at = min(self.looks_at, running.deadline)
