@@ -1,8 +1,9 @@
 """A worker: composes the runtime's parts into one nursery tree and gives it one way to end.
 
     run
-    ├── services          renewer, reaper, settler, stall watchdog, metrics updater: live as long as any handler does
-    │   └── handlers      one task per job
+    ├── services          renewer, reaper, settler, timekeeper, stall watchdog, metrics updater: live as long as any
+    │   │                 handler does
+    │   └── handlers      slots, and in each of these nurseries one job after the other, as a task of its own
     │       └── fetcher   (in the body) claims until told to stop
     └── finish            in a shielded scope with a deadline: last outcomes, release, deregister
 
