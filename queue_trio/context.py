@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class JobInScope:
     has no id yet. Mutable, because the job's task sets it once and learns the rest on its way.
     """
 
-    __slots__ = ("attempt", "job", "queue", "span_id", "task", "trace_id", "traceparent")
+    __slots__ = ("attempt", "deadline", "job", "queue", "span_id", "task", "trace_id", "traceparent")
 
     def __init__(self, job: str, task: str, queue: str, attempt: int) -> None:
         self.job = job
@@ -59,6 +60,7 @@ class JobInScope:
         self.trace_id = ""
         self.span_id = ""
         self.traceparent: str | None = None
+        self.deadline = math.inf
 
 
 job_in_scope: ContextVar[JobInScope | None] = ContextVar("queue_trio.job_in_scope", default=None)

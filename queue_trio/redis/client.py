@@ -72,7 +72,10 @@ class Call:
     busy: bool = False
     """Other tasks have work to do until the reply comes: see there, too."""
     on_wait: Callable[[], None] | None = None
-    """Called before every wait for another try. Until then the caller may do without a scope: `Client.try_max_s`."""
+    """Called before what may take longer than the first exchange: another one, or waiting for another try.
+
+    The first is bounded by itself: whoever has time for it (`Client.exchange_max_s`) needs no scope before this.
+    """
     maybe_sent: bool = field(default=False, init=False)
     """An attempt is under way, or ended without a reply: the server may have acted on it, or may yet."""
 
@@ -151,8 +154,8 @@ class Client:
         """Close every connection. Idempotent; cancelled, it closes them all the same."""
         await self._pool.aclose()
 
-    def try_max_s(self, now: float) -> float:
-        """Within how many seconds a try that begins `now` will have ended, however it ends; inf if that is unknown."""
+    def exchange_max_s(self, now: float) -> float:
+        """Within how many seconds an exchange that begins `now` will have ended somehow; inf if that is unknown."""
         idle = self._pool.idle
         at_hand = idle and now - idle[-1].answered_at < IDLE_CHECK_S and self._limit.value
         return self._settings.read_timeout if at_hand else math.inf
@@ -183,6 +186,8 @@ class Client:
             )
             for at, call in enumerate(calls):
                 if isinstance(replies[at], ServerError) and replies[at].code == "NOSCRIPT":
+                    if calls[0].on_wait is not None:
+                        calls[0].on_wait()
                     whole = partial(call.payload, "EVAL", call.script.text)
                     (replies[at],) = await self._exchange(whole, 1, calls=(call,))
             for reply in replies:

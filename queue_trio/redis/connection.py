@@ -160,7 +160,8 @@ class Connection:
             meanwhile: called when the commands are sent, before waiting for a reply.
             look: look for the reply for some turns of the event loop before sleeping until it is there, if that
                 promises to find it. Not with `meanwhile`, which is the better use of that time.
-            busy: other tasks have work to do now. Let them, then look for the reply, before sleeping.
+            busy: other tasks have work to do now. Let them, and look for the reply, before sleeping. As little with
+                `meanwhile`.
 
         Raises `NotSent` if no byte was handed to the stream, `Indeterminate` (or its `ProtocolError`) from then on.
         After either, and after a cancellation, the connection is closed.
@@ -173,14 +174,12 @@ class Connection:
         self._busy = True
         received: list[Any] = []
         began = trio.current_time()
-        found = False
+        found, turns = False, 0
         try:
             rest = await self._send_at_once(payload)
-            if busy and not rest:
-                found = await self._look(replies, received, BUSY_TURNS)
-            look = look and meanwhile is None and not rest and self._lookout.promising(began)
-            if look:
-                found = await self._look(replies, received, TURNS)
+            if not rest and meanwhile is None:
+                turns = BUSY_TURNS if busy else TURNS if look and self._lookout.promising(began) else 0
+            found = turns > 0 and await self._look(replies, received, turns)
             if len(received) < replies:
                 with trio.CancelScope(deadline=began + timeout):
                     if rest:
@@ -199,10 +198,7 @@ class Connection:
         if len(received) < replies:
             raise Indeterminate(f"no reply from {self.name} within {timeout:g} s")
         self.answered_at = now = trio.current_time()
-        if found:
-            self._lookout.found(now)
-        else:
-            self._lookout.slept(now - began, now, looked=look)
+        self._lookout.answered(now - began, now, looked=turns == TURNS, found=found)
         return received
 
     async def _send_at_once(self, payload: bytes) -> bytes | memoryview:

@@ -173,9 +173,9 @@ class Enqueuer:
                 await self._gather()
             leads = True
             while leads:
-                # A scope is the dearest thing in an enqueue. Who has time for a whole try needs one only if that fails.
+                # A scope is the dearest thing in an enqueue. Who has time for an exchange needs one only if that fails.
                 now = trio.current_time()
-                if part.impatient or now + self._session.client.try_max_s(now) > part.deadline:
+                if part.impatient or now + self._session.client.exchange_max_s(now) > part.deadline:
                     limit_time()
                 answered = await self._send(part, limit_time)
                 try:

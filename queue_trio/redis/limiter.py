@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from queue_trio.context import job_in_scope
 from queue_trio.core.permits import acquire as wait_for_permits
 from queue_trio.errors import DeadlineExceeded
 from queue_trio.redis.client import Call
@@ -61,8 +62,10 @@ class TrioTimer:
 
 
 def _stays_s() -> float:
-    """How long until a cancel scope around the caller ends."""
-    return trio.current_effective_deadline() - trio.current_time()
+    """How long until a cancel scope around the caller ends, or the time of the job that it is part of."""
+    job = job_in_scope.get()
+    deadline = trio.current_effective_deadline()
+    return (deadline if job is None else min(deadline, job.deadline)) - trio.current_time()
 
 
 async def acquire(

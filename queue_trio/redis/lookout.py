@@ -43,14 +43,12 @@ class Lookout:
             return False
         return True
 
-    def found(self, now: float) -> None:
-        """A reply was looked for, and came while it was."""
+    def answered(self, took_s: float, now: float, *, looked: bool, found: bool) -> None:
+        """A reply came after `took_s`. `looked`: it had been looked for; `found`: and came while it was."""
         self._answered_at = now
-        self._next_skip = 0
-
-    def slept(self, took_s: float, now: float, *, looked: bool) -> None:
-        """A reply was slept for. `looked`: it had been looked for in vain before."""
-        self._answered_at = now
+        if found:
+            self._next_skip = 0
+            return
         self._near = took_s < NEAR_S
         if looked:
             self._skip = self._next_skip

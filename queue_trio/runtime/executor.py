@@ -75,7 +75,7 @@ class Executor:
         self._endings = Endings(settings, worker=worker, rng=rng)
         self._threads = trio.CapacityLimiter(settings.thread_limit)
         self.processes = Processes(settings.processes)
-        self._slots = Slots(self._run)
+        self._slots = Slots(self._run, self._interrupted)
         # Not an Event: one would have to be made anew for every job that ends.
         self._slot_freed = trio.lowlevel.ParkingLot()
         self._awaited = False
@@ -162,28 +162,40 @@ class Executor:
 
     async def _run(self, running: Running) -> None:
         outcome: Outcome | None = None
+        stopped = False
         try:
-            outcome = await self._outcome(running)
-        except Exception as error:  # noqa: BLE001  # a bug of ours, and still no job may end the worker
-            outcome = self._dead(running, "?", error)
-        except BaseException:
-            outcome = self._stopped(running)
-            raise  # into the slot, which was cancelled for this, or into a worker that is being cancelled
-        finally:
+            try:
+                outcome = await self._outcome(running)
+            except Exception as error:  # noqa: BLE001  # a bug of ours, and still no job may end the worker
+                outcome = self._dead(running, "?", error)
+            except BaseException:
+                stopped = True
+                if running.ending is not None:
+                    self._conclude(running, self._stopped(running))
+                raise  # into the slot, which was cancelled for this; or it will know by whom: see `_interrupted`
             self._conclude(running, outcome)
-        self._slots.free(running)
+        finally:
+            self._slots.ended(running, stopped=stopped)
+
+    def _interrupted(self, running: Running, by_worker: bool) -> None:
+        """A job was stopped, and not by us."""
+        if by_worker:
+            self._conclude(running, _released(running))  # never the job's fault
+        else:
+            text = "cancelled by a scope or a nursery that it left open, or by an exception that was another task's"
+            self._conclude(running, self._failed(running, RuntimeError(text)))
 
     def _conclude(self, running: Running, outcome: Outcome | None) -> None:
         running.finished = True
         self._free_slot()
-        if running.span is not None:
-            running.span.end(outcome)
         if outcome is None:
             self._forget(running)
         elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
             self._to_release.append((running.number, running.lane, outcome))
         else:
             self._settler.add(running.lane, outcome)
+        if running.span is not None:
+            running.span.end(outcome)
 
     async def _outcome(self, running: Running) -> Outcome | None:
         """Run the handler; what became of the job, or None if its lease is another's now."""
@@ -217,9 +229,7 @@ class Executor:
         return self._endings.done(running.job, plan, running.record, result)
 
     def _stopped(self, running: Running) -> Outcome | None:
-        """What became of a job whose handler was cancelled, or None if its lease is another's now."""
-        if running.ending is None:
-            return _released(running)  # not by us: the whole worker is being cancelled, never the job's fault
+        """What became of a job whose handler we have cancelled, or None if its lease is another's now."""
         self._observe(running)
         if running.ending is Ending.LOST:
             self._lost(running)
@@ -228,7 +238,10 @@ class Executor:
             return _released(running)
         failure = JobTimeout(f"ran longer than its timeout of {running.timeout_s:g} s")
         failure.__cause__ = running.cleanup_failure
-        return self._failed(running, failure)
+        try:
+            return self._failed(running, failure)
+        except Exception as error:  # noqa: BLE001  # as in `_run`
+            return self._dead(running, running.plan.name, error)
 
     def _prepare(self, running: Running) -> Outcome | None:
         """Find out what is to be run; or the outcome, if that cannot be found out."""
@@ -254,7 +267,7 @@ class Executor:
     def _read(self, running: Running) -> Record:
         """The job's record. From here on, what this task logs and traces is about the job. Raises UndecodableRecord."""
         job, spans = running.job, self._spans
-        about = JobInScope(job.id, "?", running.lane.queue, job.tries + 1)
+        running.about = about = JobInScope(job.id, "?", running.lane.queue, job.tries + 1)
         job_in_scope.set(about)
         try:
             record = decode_record(job.raw)
@@ -290,7 +303,7 @@ class Executor:
         running.began = began = trio.current_time()
         if running.span is not None and not plan.at_once:
             running.span.note("handler.started")  # until now it waited
-        running.deadline = deadline = began + running.timeout_s
+        running.deadline = running.about.deadline = deadline = began + running.timeout_s
         if deadline < self.timekeeper.looks_at:
             self.timekeeper.expect(deadline)
         wait = running.counts.wait

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from queue_trio.context import JobInScope
     from queue_trio.core.job import ClaimedJob, Lane, Record
     from queue_trio.runtime.counts import TaskCounts
     from queue_trio.runtime.plan import Plan
@@ -30,6 +31,7 @@ class Running:
     """
 
     __slots__ = (
+        "about",
         "arguments",
         "began",
         "cleanup_failure",
@@ -48,6 +50,7 @@ class Running:
     )
 
     # What is known once its record has been read.
+    about: JobInScope
     plan: Plan
     record: Record
     arguments: dict[str, Any]
@@ -75,8 +78,8 @@ class Running:
         return self.plan.timeout_s if timeout_ms is None else timeout_ms / 1000
 
     def end(self, ending: Ending) -> None:
-        """Cancel the handler. The first reason counts."""
-        if self.ending is None and not self.finished:
+        """Cancel the handler. The first reason counts, but for a lost lease: then its outcome is another's to tell."""
+        if not self.finished and (self.ending is None or ending is Ending.LOST):
             self.ending = ending
             if self.slot is not None:
                 self.slot.cancel()

@@ -714,7 +714,7 @@ class Looker:
         ours, self.peer = trio.socket.socketpair()
         stream = trio.SocketStream(ours)
         self.connection = Connection(stream)
-        self.connection._lookout.slept(0.0, trio.current_time(), looked=False)
+        self.connection._lookout.answered(0.0, trio.current_time(), looked=False, found=False)
         self.slept = 0
         receive_some = stream.receive_some
 
@@ -844,6 +844,37 @@ async def test_who_has_work_for_the_meantime_does_that_instead_of_looking(looker
         exchange = looker.connection.exchange
         assert await exchange(PING, 1, 10, lambda: done_at.append(looker.slept), look=True) == [b"PONG"]
     assert (done_at, looker.slept) == ([0], 1)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_others_who_have_work_do_it_before_the_reply_is_looked_for(
+    looker: Looker, in_time: bool
+) -> None:
+    """Two turns, whatever looking has taught: then it is there, or is slept for."""
+    log: list[str] = []
+
+    async def work() -> None:
+        log.append("worked")
+        if in_time:
+            await looker.peer.send(b"+PONG\r\n")
+        else:
+            await looker.after(9, b"+PO", b"NG\r\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        assert await looker.connection.exchange(PING, 1, 10, busy=True) == [b"PONG"]
+        log.append("answered")
+    assert log == ["worked", "answered"]
+    assert looker.slept == (0 if in_time else 2)
+
+
+async def test_work_for_the_meantime_is_done_though_others_are_busy(looker: Looker) -> None:
+    done_at: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looker.after, 0, b"+PONG\r\n")
+        exchange = looker.connection.exchange
+        assert await exchange(PING, 1, 10, lambda: done_at.append(looker.slept), busy=True) == [b"PONG"]
+    assert done_at == [0]
 
 
 async def test_a_reply_looked_for_in_vain_is_slept_for_the_next_times(looker: Looker) -> None:

@@ -24,9 +24,9 @@ class Talk:
         looked = self.lookout.promising(self.now)
         self.now += took_s
         if looked and found:
-            self.lookout.found(self.now)
+            self.lookout.answered(took_s, self.now, looked=True, found=True)
         else:
-            self.lookout.slept(took_s, self.now, looked=looked)
+            self.lookout.answered(took_s, self.now, looked=looked, found=False)
         return looked
 
 

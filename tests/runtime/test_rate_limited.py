@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -14,6 +14,7 @@ from tests.runtime.rig import assert_audit, at_rest, make_app, memory_store, wor
 from tests.support import eventually
 
 if TYPE_CHECKING:
+    from queue_trio.core.limiter import Decision
     from queue_trio.embedded import EmbeddedRedis
 
 
@@ -68,6 +69,31 @@ async def test_a_wait_in_the_slot_is_no_part_of_the_timeout(autojump_clock: trio
     assert ran[1] - ran[0] == pytest.approx(0.8, abs=0.01)
     assert worker.pacer.waits["tick"].waits == 1
     assert worker.counts.dead == 0
+
+
+async def test_a_handler_reserves_nothing_for_a_time_after_its_own(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    app, store = make_app(concurrency=4), memory_store()
+    tick = app.rate_limit("tick", 1, per=0.9, mode="smooth")
+    asked: list[float] = []
+    take = store.limiter.take
+
+    async def noted(*args: Any, **options: Any) -> Decision:
+        asked.append(options["stay_us"] / 1e6)
+        return await take(*args, **options)
+
+    store.limiter.take = noted  # type: ignore[method-assign]
+
+    @app.task(timeout=0.5, max_retries=0)
+    async def job() -> None:
+        await app.open_client.acquire(tick)
+
+    async with working(app, store) as worker:
+        await worker._client.enqueue_many([job.job(), job.job()])
+        await at_rest(store, 2)
+    assert max(asked) <= 0.5
+    assert (worker.counts.completed, worker.counts.dead) == (1, 1)
 
 
 async def test_a_worker_that_ends_gives_back_what_waits_for_a_permit(

@@ -10,6 +10,7 @@ import math
 import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -1029,10 +1030,13 @@ async def test_with_the_request_on_its_way_the_outcome_is_unknown(relayed: Relay
     assert answers == [Enqueued.DUPLICATE, Enqueued.CREATED]
 
 
-async def test_a_call_that_was_refused_and_not_sent_again_was_not_queued(relayed: Relayed) -> None:
+@pytest.mark.parametrize("read_timeout", [20, 0.8], ids=["longer than the caller has", "shorter"])
+async def test_a_call_that_was_refused_and_not_sent_again_was_not_queued(
+    relayed: Relayed, read_timeout: float
+) -> None:
     """The server does not know the script; then time ends while the whole script waits for the only connection."""
     relay = relayed.relay
-    alone = _world(relay.url, "alone", read_timeout=20, max_connections=1)
+    alone = _world(relay.url, "alone", read_timeout=read_timeout, max_connections=1)
     await alone.enqueue("warm")
     await relayed.direct.client.ask("SCRIPT", "FLUSH")
     relay.arm(scripts.load("enqueue").sha)
@@ -1048,7 +1052,7 @@ async def test_a_call_that_was_refused_and_not_sent_again_was_not_queued(relayed
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enqueue)
             await relay.arrived.wait()
-            others.start_soon(alone.client.command, "BLPOP", "nothing", 15, 15)
+            others.start_soon(partial(alone.client.command, "BLPOP", "nothing", 15, wait_s=15))
             await eventually(lambda: alone.client._limit.statistics().tasks_waiting)
             relay.gate.set()  # NOSCRIPT; and whoever waited has the connection
             await relayed.direct.until_someone_waits()
