@@ -78,6 +78,11 @@ bench-setup *ARGS:
 bench *ARGS:
     @python -m bench "$@"
 
+# Measure what tracing at 1 % costs
+[no-exit-message]
+bench-tracing *ARGS:
+    @python -m bench.tracing "$@"
+
 # Measure how queue_trio scales: depth, concurrency, processes, what fills Redis; `soak` if asked for
 [no-exit-message]
 bench-scale *ARGS:

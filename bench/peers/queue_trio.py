@@ -17,7 +17,7 @@ from bench.peers.harness import LEDGER, Order, level
 from bench.peers.trio_ways import enqueue_on_trio, run_on_trio
 from queue_trio import App
 from queue_trio.cli.worker import freeze_heap
-from queue_trio.core.settings import HttpSettings, RedisSettings, Settings, WorkerSettings
+from queue_trio.core.settings import HttpSettings, RedisSettings, Settings, TracingSettings, WorkerSettings
 from queue_trio.ops.service import open_http
 from queue_trio.runtime.worker import Worker
 
@@ -34,6 +34,7 @@ def _declare(order: Order) -> App:
         redis=RedisSettings(url=SecretStr(order.url)),
         worker=WorkerSettings(concurrency=order.concurrency, threads=order.threads),
         http=HttpSettings(port=0),
+        tracing=_tracing(order.variant),
     )
     app = App("bench", settings=settings)
 
@@ -45,6 +46,15 @@ def _declare(order: Order) -> App:
 
     app.task(name="handle")(handle_sync if order.sync else handle)
     return app
+
+
+def _tracing(variant: str) -> TracingSettings:
+    """Off; or of "traced RATIO PORT", what bench/tracing.py measures."""
+    if not variant:
+        return TracingSettings()
+    _, ratio, port = variant.split()
+    endpoint = f"http://127.0.0.1:{port}/v1/traces"
+    return TracingSettings(enabled=True, endpoint=endpoint, sample_ratio=float(ratio))
 
 
 def work(order: Order) -> None:
