@@ -175,6 +175,8 @@ def conclude(
     ids: Sequence[str], answers: Sequence[Enqueued], max_length: int, *, before: Sequence[JobId] = ()
 ) -> list[JobId]:
     """One id per job. Raises QueueFull if any was refused, naming those that did get in, after those `before`."""
+    if answers.count(Enqueued.CREATED) == len(ids):
+        return list(map(JobId, ids))  # mostly
     made = [job_id(text, answer) for text, answer in zip(ids, answers, strict=True)]
     refused = answers.count(Enqueued.REFUSED)
     if refused:

@@ -331,15 +331,16 @@ def _settle_arguments(
     others: list[str | int | bytes] = []
     others_at: list[int] = []
     results: list[str] = []
+    done = Verdict.DONE
     for at, outcome in enumerate(outcomes):
-        if outcome.verdict is Verdict.DONE and not outcome.keep_ms:
+        if outcome.verdict is done and not outcome.keep_ms:
             plain += (outcome.id, outcome.token)
             plain_at.append(at)
         else:
             others += (outcome.id, outcome.token, outcome.verdict.value)
             others += (outcome.delay_ms, outcome.detail, outcome.keep_ms)
             others_at.append(at)
-            if outcome.verdict is Verdict.DONE:
+            if outcome.verdict is done:
                 results.append(calls.keys.result(outcome.id))
     return (*calls.settle_keys, *results), (len(plain_at), *plain, *others), plain_at + others_at
 

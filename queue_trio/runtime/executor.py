@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from queue_trio.tracing.spans import Receipt, Spans
 
 log = structlog.get_logger(__name__)
+
+_RELEASE: Final = (
+    Verdict.RELEASE
+)  # until Python 3.12 a member of an enum costs a call, and every job asks for this one
 
 
 class Executor:
@@ -190,7 +194,7 @@ class Executor:
         self._free_slot()
         if outcome is None:
             self._forget(running)
-        elif self._to_release is not None and outcome.verdict is Verdict.RELEASE and not outcome.delay_ms:
+        elif self._to_release is not None and outcome.verdict is _RELEASE and not outcome.delay_ms:
             self._to_release.append((running.number, running.lane, outcome))
         else:
             self._settler.add(running.lane, outcome)
@@ -366,6 +370,7 @@ class Executor:
 
     def _settled(self, lane: Lane, outcomes: Sequence[Outcome], accepted: Sequence[bool]) -> None:
         held, queue = self.held.get(lane, {}), self._counts.queue(lane.queue)
+        done = Verdict.DONE
         for outcome, yes in zip(outcomes, accepted, strict=True):
             running = held.get(outcome.id)
             task = self._counts.other
@@ -376,7 +381,7 @@ class Executor:
             if not yes:
                 queue.stale += 1
                 log.warning("job.stale", job=outcome.id, token=outcome.token, verdict=outcome.verdict.value)
-            elif outcome.verdict is Verdict.DONE:
+            elif outcome.verdict is done:
                 task.completed += 1
             elif outcome.verdict is Verdict.RETRY:
                 task.retried += 1
