@@ -58,16 +58,14 @@ def collect() -> None:
 def collector() -> Iterator[tuple[int, list[str]]]:
     """A collector in a process of its own: its port, and after the block what it received, a line for each export."""
     received: list[str] = []
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.tracing", COLLECTOR], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline()), received
-    finally:
-        process.terminate()
-        received += process.stdout.readlines()
-        process.wait()
+    command = [sys.executable, "-m", "bench.tracing", COLLECTOR]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline()), received
+        finally:
+            process.terminate()
+            received += process.stdout.readlines()
 
 
 async def measure(rounds: int, jobs: int, port: int) -> list[tuple[dict[str, float], dict[str, float]]]:
